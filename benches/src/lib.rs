@@ -1,0 +1,1 @@
+//! Load generator, floors and reference servers for the bench table.

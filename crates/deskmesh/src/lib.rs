@@ -1,0 +1,1 @@
+//! The deskmesh node and its commands.

@@ -1,0 +1,2 @@
+//! The `deskmesh` program.
+fn main() {}

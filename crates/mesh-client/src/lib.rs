@@ -1,0 +1,1 @@
+//! A small async client for Rust apps, speaking GW3.

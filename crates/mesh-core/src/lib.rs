@@ -1,0 +1,1 @@
+//! One node of the mesh as a pure state machine.

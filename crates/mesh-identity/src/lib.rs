@@ -1,0 +1,1 @@
+//! Node keys, the built-in certificate authority, join tokens and TLS settings.

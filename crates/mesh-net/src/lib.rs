@@ -1,0 +1,1 @@
+//! Sockets, TLS and the clock: QUIC links and the local WebSocket endpoint.

@@ -1,0 +1,1 @@
+//! Traces and logs: what a node tells an operator, by name.

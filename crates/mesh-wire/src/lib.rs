@@ -1,0 +1,1 @@
+//! Node-to-node frames: MessagePack in, link messages out.

@@ -1,0 +1,1 @@
+//! Real-client and real-socket tests of the deskmesh program.
