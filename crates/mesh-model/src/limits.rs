@@ -1,0 +1,55 @@
+//! Every bound that a stranger can reach, by name.
+//!
+//! An error that a limit causes names it with the word used here.
+
+/// Deepest nesting of JSON in a message.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Longest name: of a method, a context, a topic. Bytes.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// The bounds that an operator may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message from or to an application, in bytes (`message_bytes_max`).
+    pub message_bytes_max: usize,
+    /// Bytes waiting to be written to one application before it is closed as too slow
+    /// (`session_outbox_bytes_max`).
+    pub session_outbox_bytes_max: usize,
+    /// Sessions on this node (`sessions_max`).
+    pub sessions_max: usize,
+    /// Methods and streams of one session (`methods_per_session_max`).
+    pub methods_per_session_max: usize,
+    /// Stream and bus subscriptions of one session, each (`subscriptions_per_session_max`).
+    pub subscriptions_per_session_max: usize,
+    /// Calls of one session that wait for their end (`calls_per_session_max`).
+    pub calls_per_session_max: usize,
+    /// Replicated entries of a domain: registrations, context keys and their tombstones
+    /// (`domain_entries_max`).
+    pub domain_entries_max: usize,
+    /// Bytes of replicated keys and values of a domain (`domain_bytes_max`).
+    pub domain_bytes_max: usize,
+    /// Bytes of an unfinished batch from one link (`batch_bytes_max`).
+    pub batch_bytes_max: usize,
+    /// Messages from one link that wait for a replicated write (`held_messages_max`).
+    pub held_messages_max: usize,
+    /// Longest life of a call without an answer, in milliseconds (`call_ms_max`).
+    pub call_ms_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 16 << 20,
+            session_outbox_bytes_max: 64 << 20,
+            sessions_max: 10_000,
+            methods_per_session_max: 4_096,
+            subscriptions_per_session_max: 4_096,
+            calls_per_session_max: 4_096,
+            domain_entries_max: 200_000,
+            domain_bytes_max: 256 << 20,
+            batch_bytes_max: 320 << 20,
+            held_messages_max: 8_192,
+            call_ms_max: 600_000,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What nodes say to each other on a link. The bytes are the business of `mesh-wire`.
+
+use bytes::Bytes;
+
+use crate::command::Arguments;
+use crate::event::{Cause, Outcome};
+use crate::trace::TraceContext;
+use crate::{CallId, DomainId, Dot, Hlc, Incarnation, InstanceId, Json, NodeId, Origin, Text};
+
+/// For each life of each node, the highest write that is covered.
+pub type VersionVector = std::collections::BTreeMap<Origin, u64>;
+
+/// A replicated entry as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireEntry {
+    /// What it is about; see `mesh_core::key`.
+    pub key: Bytes,
+    /// The write that made it.
+    pub dot: Dot,
+    /// When.
+    pub hlc: Hlc,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+/// The end of a batch: what the receiver has covered once it has taken it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchEnd {
+    /// The sender's vector.
+    pub vector: VersionVector,
+    /// The writes whose tombstones the sender has dropped.
+    pub floor: VersionVector,
+}
+
+/// One message between nodes. `docs/protocols/mesh.md` has them all.
+///
+/// `after` is the sender's last own write in the domain when it sent the message: the receiver waits
+/// (bounded) until it has covered it, so that "update, then call" is never seen the other way round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields are described on the protocol page")]
+pub enum LinkMessage {
+    /// First words of the dialling node.
+    Hello {
+        protocol_min: u16,
+        protocol_max: u16,
+        incarnation: Incarnation,
+        name: Text,
+        wall_ms: u64,
+        addresses: Vec<Text>,
+    },
+    /// The answer that opens the link; nothing else is sent before it.
+    Welcome { protocol: u16, incarnation: Incarnation, name: Text, wall_ms: u64, addresses: Vec<Text> },
+    /// The answer that closes it.
+    Reject { code: u16, text: Text },
+    /// I am here. Answered, so that both sides know the time a trip takes.
+    Ping { count: u64, sent: u64 },
+    /// The answer.
+    Pong { count: u64, sent: u64 },
+    /// This node leaves on purpose.
+    Goaway { reason: Text },
+
+    /// Opens a domain: what this node has covered of it.
+    DomainOpen { domain: DomainId, vector: VersionVector, floor: VersionVector, hash: u64 },
+    /// A part of a batch; with `end` it is the last one and the whole takes effect.
+    Batch { domain: DomainId, entries: Vec<WireEntry>, end: Option<BatchEnd>, reset: bool },
+    /// What this node holds, to be compared where vectors are equal.
+    Digest { domain: DomainId, vector: VersionVector, hash: u64 },
+
+    /// Run a method, or ask for a subscription.
+    Call {
+        id: CallId,
+        domain: DomainId,
+        subscribe: bool,
+        from: InstanceId,
+        to: InstanceId,
+        method: Json,
+        arguments: Arguments,
+        millis_left: u64,
+        after: u64,
+        trace: Option<TraceContext>,
+    },
+    /// How it ended.
+    CallEnd { id: CallId, outcome: Outcome, after: u64 },
+    /// A subscription is accepted and bound to a branch of its provider.
+    SubscriptionAccepted { id: CallId, branch: u64 },
+    /// Data of a branch, once for all its subscribers on the receiving node.
+    BranchData { branch: u64, data: Json, sequence: Option<Json>, snapshot: Option<Json>, after: u64 },
+    /// Data for one subscription.
+    PrivateData { id: CallId, data: Json, sequence: Option<Json>, snapshot: Option<Json>, after: u64 },
+    /// The provider's side ended a subscription.
+    SubscriptionEnd { id: CallId, cause: Cause },
+    /// The subscriber's side gave it up.
+    Unsubscribe { id: CallId, cause: Cause },
+    /// After a link flap: the subscriptions this node still holds as subscriber towards the receiver.
+    SubscriptionsHeld { ids: Vec<CallId> },
+
+    /// A publication for the receiver's subscribers.
+    Publish {
+        domain: DomainId,
+        user: Option<Text>,
+        topic: Text,
+        routing_key: Option<Text>,
+        target: Option<Json>,
+        publisher: Json,
+        data: Json,
+        after: u64,
+    },
+}
+
+/// Codes of [`LinkMessage::Reject`].
+pub mod reject {
+    /// No protocol version in common.
+    pub const VERSION: u16 = 1;
+    /// Another link between the same two nodes serves.
+    pub const DUPLICATE: u16 = 2;
+    /// A newer life of that node is known.
+    pub const SUPERSEDED: u16 = 3;
+    /// The first message was not `Hello`.
+    pub const PROTOCOL: u16 = 4;
+}
+
+impl LinkMessage {
+    /// Returns whether the message must be held until this write of the sender is covered.
+    #[must_use]
+    pub const fn after(&self) -> u64 {
+        match self {
+            Self::Call { after, .. }
+            | Self::CallEnd { after, .. }
+            | Self::BranchData { after, .. }
+            | Self::PrivateData { after, .. }
+            | Self::Publish { after, .. } => *after,
+            _ => 0,
+        }
+    }
+
+    /// Returns the bytes of the application's payload.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Call { arguments, .. } => arguments.len(),
+            Self::CallEnd { outcome: Outcome::Answered(crate::Answer::Result(Some(result))), .. } => {
+                result.len()
+            }
+            Self::CallEnd {
+                outcome: Outcome::Answered(crate::Answer::Error { context: Some(context), .. }),
+                ..
+            } => context.len(),
+            Self::BranchData { data, .. } | Self::PrivateData { data, .. } | Self::Publish { data, .. } => {
+                data.len()
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// Who a link's other end is, as its certificate proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkPeer {
+    /// The node.
+    pub node: NodeId,
+    /// Whether this node dialled.
+    pub dialled: bool,
+}
