@@ -128,7 +128,7 @@ function indent(text) {
 function finish() {
   const gone = reference && !reference.alive();
   reference?.stop();
-  for (const reason of new Set(loose)) console.log(`unhandled rejection in a client: ${reason}`);
+  for (const reason of new Set(loose)) console.log(`note: a rejection that a library did not handle: ${reason}`);
   if (gone) console.log('the reference gateway has died');
   console.log(`${counts.ok} ok, ${counts.known} known differences, ${counts.failed} failed, of ${runs.length}`);
   process.exit(counts.failed || gone || !runs.length ? 1 : 0);

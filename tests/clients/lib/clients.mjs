@@ -11,8 +11,8 @@ export const LIBRARIES = {
 };
 
 // `@glue42/core` prints every error reply, whatever its logger is told.
-const { error: printError } = console;
-console.error = (...args) => String(args[0]).startsWith('Gateway error - ') || printError(...args);
+const { warn } = console;
+console.warn = (...args) => String(args[0]).startsWith('Gateway error - ') || warn(...args);
 
 const CONNECT_MS = 10_000;
 const CLOSE_MS = 3_000;
@@ -24,7 +24,7 @@ const CLOSE_MS = 3_000;
  * password. What the library logs goes to `log`, not to the console.
  */
 export function connect(lib, url, { user, auth, gateway, log = [], ...config } = {}) {
-  const note = (level) => (message, ...rest) => log.push(`${level} ${config.application}: ${message} ${rest.join(' ')}`);
+  const note = (level) => (message, ...rest) => log.push(`${level} ${`${message} ${rest.join(' ')}`.split('\n')[0]}`);
   const customLogger = Object.fromEntries(
     ['debug', 'error', 'info', 'log', 'warn'].map((level) => [level, note(level)]),
   );

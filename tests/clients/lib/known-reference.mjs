@@ -3,7 +3,15 @@
 // The scenarios keep the expectation; with `--reference` such a failure is reported and forgiven.
 // The reason says whose shortcoming it is.
 
-export const knownReference = {};
+const COALESCED = 'gateway and library: an acknowledgement and a later update read in one chunk swap places in the library';
+
+const LEAK = 'gateway: at login every context of every user is announced';
+
+export const knownReference = {
+  'connect: a stranger who comes later sees nothing either': LEAK,
+  'connect: one context name, two users, two contexts': LEAK,
+  'contexts: the same key from both sides converges for the writers': COALESCED,
+};
 
 /** The same for `conformance.mjs`, by check. */
 export const knownReferenceChecks = {};
