@@ -9,10 +9,13 @@
 //   --jobs N         how many scenarios at once (default 4)
 //   --repeat N       each scenario N times
 //   --swap           providers at b, consumers at a
+//   --control CMD    a program that obeys `CMD kill b` and `CMD start b`, for `--suite restart`
 //   --verbose        what the libraries logged, below each failure
 //
 // Ends with 0 if every scenario is as expected, else with 1.
 
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { parseArgs } from 'node:util';
 import { World } from './lib/world.mjs';
 import { reasonOf, within } from './lib/wait.mjs';
@@ -38,6 +41,7 @@ const { values: flags } = parseArgs({
     lib: { type: 'string', default: 'both' },
     jobs: { type: 'string', default: '4' },
     repeat: { type: 'string', default: '1' },
+    control: { type: 'string' },
     swap: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
@@ -48,6 +52,7 @@ process.on('unhandledRejection', (error) => loose.push(reasonOf(error)));
 
 const reference = flags.reference ? await startReference() : undefined;
 const urls = placesOf(flags, reference);
+const control = flags.control && controlOf(flags.control, flags.swap ? 'a' : 'b');
 const runs = await planned(flags);
 const counts = { ok: 0, known: 0, failed: 0 };
 let done = 0;
@@ -65,6 +70,16 @@ function placesOf({ a, b, swap }, reference) {
   return swap ? { a: urls.b, b: urls.a } : urls;
 }
 
+/** Kills and starts the node at place b by the program that was given. */
+function controlOf(command, node) {
+  const tell = async (action) => {
+    const child = spawn(`${command} ${action} ${node}`, { shell: true, stdio: ['ignore', 'ignore', 'inherit'] });
+    const [code] = await once(child, 'exit');
+    if (code !== 0) throw new Error(`${command} ${action} ${node} ended with ${code}`);
+  };
+  return { kill: () => tell('kill'), start: () => tell('start') };
+}
+
 async function planned({ suite, only, lib, repeat }) {
   if (!LIBS[lib]) throw new Error(`--lib ${lib}: one of ${Object.keys(LIBS).join(', ')}`);
   const names = suite.length ? suite.flatMap((text) => text.split(',')) : SUITES;
@@ -73,7 +88,7 @@ async function planned({ suite, only, lib, repeat }) {
     const { default: scenarios } = await import(`./suites/${name}.mjs`);
     for (const scenario of scenarios) {
       if (!`${name}: ${scenario.name}`.includes(only)) continue;
-      if (scenario.only === 'two' && urls.a === urls.b) continue;
+      if (scenario.only && scenario.only !== (urls.a === urls.b ? 'one' : 'two')) continue;
       for (const libs of LIBS[lib]) {
         if (![libs.a, libs.b].every((one) => scenario.libs.includes(one))) continue;
         for (let round = 0; round < Number(repeat); round += 1) runs.push({ suite: name, scenario, libs });
@@ -93,7 +108,7 @@ async function inParallel(runs, jobs) {
 }
 
 async function one({ suite, scenario, libs }) {
-  const world = new World({ urls, libs });
+  const world = new World({ urls, libs, control });
   const start = performance.now();
   let error;
   try {
@@ -116,7 +131,7 @@ function report({ suite, scenario, libs, error, ms, world }) {
   const why = error ? `  ${known ? `${known} — ` : ''}${reasonOf(error).split('\n').slice(0, 12).join(' ')}` : '';
   console.log(`[${String(done).padStart(3)}/${runs.length}] ${outcome.padEnd(6)} ${lib.padEnd(7)} ${name} (${ms} ms)${why}`);
   if (error && !known && flags.verbose) {
-    if (error.stack) console.log(indent(error.stack));
+    if (error.stack) console.log(indent(error.stack.split('\n').slice(0, 16).join('\n')));
     if (world.log.length) console.log(indent(world.log.slice(-20).join('\n')));
   }
 }

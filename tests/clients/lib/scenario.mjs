@@ -4,7 +4,7 @@
  * Declares a scenario.
  *
  * `libs` names the libraries that have the API it uses. `alone` runs it with nothing beside it, for
- * those that time things. `only` is `two` where the behaviour exists between nodes only.
+ * those that time things. `only` is `one` or `two` where that number of nodes is a condition.
  */
 export function scenario(name, options, body) {
   if (typeof options === 'function') return scenario(name, {}, options);

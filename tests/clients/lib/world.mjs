@@ -6,9 +6,13 @@ import { unique } from './names.mjs';
 import { sleep, until, within, rejection } from './wait.mjs';
 
 export class World {
-  /** `urls` and `libs` are `{ a, b }`: the provider's place and the consumer's. */
-  constructor({ urls, libs }) {
+  /**
+   * `urls` and `libs` are `{ a, b }`: the provider's place and the consumer's. `control` kills and
+   * starts the node at `b`.
+   */
+  constructor({ urls, libs, control }) {
     this.urls = urls;
+    this.control = control;
     this.libs = libs;
     this.twoNodes = urls.a !== urls.b;
     this.user = unique('user');

@@ -1,0 +1,235 @@
+// A client whose socket breaks comes back by itself, and everything works again without its doing.
+
+import assert from 'node:assert/strict';
+import { scenario } from '../lib/scenario.mjs';
+import { startProxy } from '../lib/proxy.mjs';
+import { sees } from '../lib/interop.mjs';
+
+/** A steady client at `a` and one at `b` that can be cut off. */
+async function cuttable({ connect, urls, onClose }) {
+  const proxy = await startProxy(urls.b);
+  onClose(() => proxy.close());
+  const [steady, cut] = await Promise.all([
+    connect('a'),
+    connect('b', { url: proxy.url, gateway: { reconnectInterval: 300 } }),
+  ]);
+  return { proxy, steady, cut };
+}
+
+/** Cuts the client off, runs `meanwhile` when both sides know, and lets it return. */
+async function away({ until }, { proxy, steady, cut }, meanwhile = () => {}) {
+  const peer = cut.interop.instance.peerId;
+  const knows = (id) => steady.interop.servers().some(({ peerId }) => peerId === id);
+  await proxy.cut();
+  await until(() => !knows(peer), 3000, 'the steady side has noticed');
+  await meanwhile();
+  await proxy.restore();
+  await until(() => cut.interop.instance.peerId !== peer && knows(cut.interop.instance.peerId), 8000, 'it is back');
+}
+
+/** Registers a method that never answers, and returns the list of its calls. */
+async function hanging(client, name) {
+  const calls = [];
+  await client.interop.register(name, (args) => {
+    calls.push(args);
+    return new Promise(() => {});
+  });
+  return calls;
+}
+
+export default [
+  scenario('methods of both sides work again', async (world) => {
+    const { until, unique } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const [mine, yours] = [unique('Steady'), unique('Cut')];
+    await steady.interop.register(mine, () => ({ ok: 'steady' }));
+    await cut.interop.register(yours, () => ({ ok: 'cut' }));
+    await until(() => sees(steady, yours) && sees(cut, mine));
+    await away(world, clients, () => assert.ok(!sees(steady, yours)));
+    await until(() => sees(steady, yours) && sees(cut, mine));
+    assert.equal((await steady.interop.invoke(yours)).returned.ok, 'cut');
+    assert.equal((await cut.interop.invoke(mine)).returned.ok, 'steady');
+    assert.equal(steady.interop.servers({ name: yours }).length, 1);
+  }),
+
+  scenario('a pending call to it ends', async (world) => {
+    const { until, unique, rejection } = world;
+    const { steady, cut, proxy } = await cuttable(world);
+    const name = unique('Hangs');
+    const calls = await hanging(cut, name);
+    await until(() => sees(steady, name));
+    const pending = rejection(steady.interop.invoke(name));
+    await until(() => calls.length === 1);
+    const start = performance.now();
+    await proxy.cut();
+    await pending;
+    assert.ok(performance.now() - start < 3000);
+    await proxy.restore();
+  }),
+
+  // `@glue42/core` leaves its own pending calls to their timeout when its socket breaks.
+  scenario('a pending call of its own ends', { libs: ['io'] }, async (world) => {
+    const { until, unique, rejection } = world;
+    const { steady, cut, proxy } = await cuttable(world);
+    const name = unique('Hangs');
+    const calls = await hanging(steady, name);
+    await until(() => sees(cut, name));
+    const pending = rejection(cut.interop.invoke(name));
+    await until(() => calls.length === 1);
+    const start = performance.now();
+    await proxy.cut();
+    await pending;
+    assert.ok(performance.now() - start < 3000);
+    await proxy.restore();
+  }),
+
+  scenario('a subscription to a stream goes on', async (world) => {
+    const { until, unique } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const name = unique('Stream');
+    const stream = await steady.interop.createStream(name);
+    await until(() => sees(cut, name));
+    const data = [];
+    await cut.interop.subscribe(name, { onData: (event) => data.push(event.data) });
+    await away(world, clients, () => until(() => stream.subscriptions().length === 0, 3000, 'the provider has noticed'));
+    await until(() => stream.subscriptions().length === 1, 8000, 'subscribed again');
+    stream.push({ n: 1 });
+    await until(() => data.length > 0);
+    assert.deepEqual(data, [{ n: 1 }]);
+  }),
+
+  scenario('an own stream is there again', async (world) => {
+    const { until, unique } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const name = unique('Stream');
+    const stream = await cut.interop.createStream(name);
+    await until(() => sees(steady, name));
+    let closed = 0;
+    await steady.interop.subscribe(name, { onClosed: () => (closed += 1) });
+    await away(world, clients);
+    await until(() => sees(steady, name), 5000, 'the stream is known again');
+    await until(() => closed === 1, 3000, 'onClosed');
+    const data = [];
+    await steady.interop.subscribe(name, { onData: (event) => data.push(event.data) });
+    stream.push({ n: 1 });
+    await until(() => data.length === 1);
+  }),
+
+  scenario('bus subscriptions go on', { libs: ['io'] }, async (world) => {
+    const { until, unique, sleep } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const topic = unique('topic');
+    const heard = new Set();
+    await cut.bus.subscribe(topic, ({ n }) => heard.add(n));
+    const reach = (n) => until(async () => {
+      steady.bus.publish(topic, { n });
+      await sleep(20);
+      return heard.has(n);
+    }, 5000, `message ${n}`);
+    await reach(1);
+    await away(world, clients);
+    await reach(2);
+    const back = new Set();
+    await steady.bus.subscribe(topic, ({ n }) => back.add(n));
+    await until(async () => {
+      cut.bus.publish(topic, { n: 3 });
+      await sleep(20);
+      return back.has(3);
+    });
+  }),
+
+  scenario('a context catches up and goes on', async (world) => {
+    const { until, unique } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const name = unique('context');
+    await steady.contexts.set(name, { same: 1 });
+    await until(() => cut.contexts.all().includes(name));
+    const values = [];
+    await cut.contexts.subscribe(name, (value) => values.push(value));
+    await until(() => values.length === 1);
+    await away(world, clients, () => steady.contexts.update(name, { added: 'meanwhile' }));
+    await until(() => values.at(-1).added === 'meanwhile', 5000, 'caught up');
+    await steady.contexts.update(name, { after: 'wards' });
+    await until(() => values.at(-1).after === 'wards');
+    await cut.contexts.update(name, { from: 'cut' });
+    await until(async () => (await steady.contexts.get(name)).from === 'cut');
+    assert.deepEqual(await steady.contexts.get(name), { same: 1, added: 'meanwhile', after: 'wards', from: 'cut' });
+  }),
+
+  scenario('a returning client does not undo what others wrote', async (world) => {
+    const { until, unique, sleep, connect } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const name = unique('context');
+    await steady.contexts.set(name, { value: 'old', removed: 'later' });
+    await until(() => cut.contexts.all().includes(name));
+    const values = [];
+    await cut.contexts.subscribe(name, (value) => values.push(value));
+    await until(() => values.length === 1);
+    await away(world, clients, async () => {
+      await steady.contexts.update(name, { value: 'newer', removed: null });
+      await steady.contexts.update(name, { value: 'newest' });
+    });
+    await until(() => values.at(-1).value === 'newest', 5000, 'caught up').catch(() => {});
+    // The library re-announces what it remembers as an ordinary update; give that the time to do harm.
+    await sleep(1500);
+    const expected = { value: 'newest' };
+    assert.deepEqual(await steady.contexts.get(name), expected, 'on the steady side');
+    assert.deepEqual(await cut.contexts.get(name), expected, 'on the side that was away');
+    assert.deepEqual(await (await connect('b')).contexts.get(name), expected, 'for a newcomer');
+  }),
+
+  scenario('a returning client does not raise a destroyed context', async (world) => {
+    const { until, unique, sleep } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const name = unique('context');
+    await steady.contexts.set(name, { n: 1 });
+    await until(() => cut.contexts.all().includes(name));
+    await cut.contexts.subscribe(name, () => {});
+    await until(async () => (await cut.contexts.get(name)).n === 1);
+    await away(world, clients, async () => {
+      await steady.contexts.destroy(name);
+      await until(() => !steady.contexts.all().includes(name));
+    });
+    await sleep(1500);
+    assert.ok(!steady.contexts.all().includes(name), 'it is back on the steady side');
+  }),
+
+  scenario('a returning client keeps its instance id', async (world) => {
+    const clients = await cuttable(world);
+    const before = clients.cut.interop.instance.instance;
+    await away(world, clients);
+    assert.equal(clients.cut.interop.instance.instance, before);
+  }),
+
+  scenario('a client with a fixed instance id can return at once', async ({ connect, urls, onClose, unique, until }) => {
+    const proxy = await startProxy(urls.b);
+    onClose(() => proxy.close());
+    const steady = await connect('a');
+    const client = await connect('b', { url: proxy.url, identity: { instance: unique('fixed') }, gateway: { reconnectInterval: 300 } });
+    for (let round = 0; round < 3; round += 1) {
+      const { peerId } = client.interop.instance;
+      proxy.drop();
+      await until(() => client.interop.instance.peerId !== peerId, 5000, 'logged in again');
+      await until(() => steady.interop.servers().filter(({ instance }) => instance === client.interop.instance.instance).length === 1);
+    }
+  }),
+
+  scenario('an access token is good for the return', async (world) => {
+    const { connect, urls, onClose, until } = world;
+    const proxy = await startProxy(urls.b);
+    onClose(() => proxy.close());
+    const first = await connect('b');
+    const client = await connect('b', { url: proxy.url, auth: { token: first.connection.token }, gateway: { reconnectInterval: 300 } });
+    const { peerId } = client.interop.instance;
+    proxy.drop();
+    await until(() => client.interop.instance.peerId !== peerId, 5000, 'logged in again');
+    assert.equal(client.interop.instance.user, world.user);
+  }),
+];
