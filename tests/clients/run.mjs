@@ -10,19 +10,20 @@
 //   --repeat N       each scenario N times
 //   --swap           providers at b, consumers at a
 //   --control CMD    a program that obeys `CMD kill b` and `CMD start b`, for `--suite restart`
-//   --verbose        what the libraries logged, below each failure
+//   --verbose        where it failed and what the libraries logged, below each failure
 //
-// Ends with 0 if every scenario is as expected, else with 1.
+// Ends with 0 if every scenario went as expected, else with 1.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { parseArgs } from 'node:util';
-import { World } from './lib/world.mjs';
-import { reasonOf, within } from './lib/wait.mjs';
 import { knownReference } from './lib/known-reference.mjs';
+import { runAll } from './lib/runner.mjs';
+import { reasonOf } from './lib/wait.mjs';
+import { World } from './lib/world.mjs';
 import { startReference } from './reference.mjs';
 
-const SUITES = ['connect', 'methods', 'streams', 'contexts', 'pubsub', 'reconnect'];
+const SUITES = ['connect', 'tokens', 'methods', 'streams', 'contexts', 'pubsub', 'reconnect'];
 const LIBS = {
   io: [{ a: 'io', b: 'io' }],
   glue: [{ a: 'glue', b: 'glue' }],
@@ -36,38 +37,65 @@ const { values: flags } = parseArgs({
     a: { type: 'string' },
     b: { type: 'string' },
     reference: { type: 'boolean', default: false },
-    suite: { type: 'string', multiple: true, default: [] },
+    suite: { type: 'string', multiple: true, default: SUITES },
     only: { type: 'string', default: '' },
     lib: { type: 'string', default: 'both' },
     jobs: { type: 'string', default: '4' },
     repeat: { type: 'string', default: '1' },
-    control: { type: 'string' },
     swap: { type: 'boolean', default: false },
+    control: { type: 'string' },
     verbose: { type: 'boolean', default: false },
   },
 });
 
-const loose = [];
-process.on('unhandledRejection', (error) => loose.push(reasonOf(error)));
+const unhandled = new Set();
+process.on('unhandledRejection', (error) => unhandled.add(reasonOf(error)));
 
 const reference = flags.reference ? await startReference() : undefined;
-const urls = placesOf(flags, reference);
+const urls = placesOf(flags);
 const control = flags.control && controlOf(flags.control, flags.swap ? 'a' : 'b');
-const runs = await planned(flags);
-const counts = { ok: 0, known: 0, failed: 0 };
-let done = 0;
+let code = await runAll(await planned(), { jobs: Number(flags.jobs), verbose: flags.verbose });
+for (const reason of unhandled) console.log(`note: a rejection that a library did not handle: ${reason}`);
+if (reference && !reference.alive()) {
+  console.log('the reference gateway has died');
+  code = 1;
+}
+reference?.stop();
+process.exit(code);
 
-await inParallel(runs.filter(({ scenario }) => !scenario.alone), Number(flags.jobs));
-await inParallel(runs.filter(({ scenario }) => scenario.alone), 1);
-finish();
-
-function placesOf({ a, b, swap }, reference) {
-  const urls = reference ? { a: reference.url, b: reference.url } : { a, b: b ?? a };
-  if (!urls.a) {
+function placesOf({ a = reference?.url, b = a, swap }) {
+  if (!a) {
     console.error('give --a ws://…, or --reference');
     process.exit(1);
   }
-  return swap ? { a: urls.b, b: urls.a } : urls;
+  return swap ? { a: b, b: a } : { a, b };
+}
+
+async function planned() {
+  const pairs = LIBS[flags.lib];
+  if (!pairs) throw new Error(`--lib ${flags.lib}: one of ${Object.keys(LIBS).join(', ')}`);
+  const nodes = urls.a === urls.b ? 'one' : 'two';
+  const items = [];
+  for (const suite of flags.suite.flatMap((text) => text.split(','))) {
+    const { default: scenarios } = await import(`./suites/${suite}.mjs`);
+    for (const scenario of scenarios) {
+      const name = `${suite}: ${scenario.name}`;
+      if (!name.includes(flags.only)) continue;
+      if (scenario.only && scenario.only !== nodes) continue;
+      for (const libs of pairs) {
+        if (![libs.a, libs.b].every((lib) => scenario.libs.includes(lib))) continue;
+        const item = {
+          ...scenario,
+          name,
+          label: libs.a === libs.b ? libs.a : `${libs.a}-${libs.b}`,
+          known: reference && knownReference[name],
+          open: () => new World({ urls, libs, control }),
+        };
+        items.push(...Array.from({ length: Number(flags.repeat) }, () => item));
+      }
+    }
+  }
+  return items;
 }
 
 /** Kills and starts the node at place b by the program that was given. */
@@ -78,73 +106,4 @@ function controlOf(command, node) {
     if (code !== 0) throw new Error(`${command} ${action} ${node} ended with ${code}`);
   };
   return { kill: () => tell('kill'), start: () => tell('start') };
-}
-
-async function planned({ suite, only, lib, repeat }) {
-  if (!LIBS[lib]) throw new Error(`--lib ${lib}: one of ${Object.keys(LIBS).join(', ')}`);
-  const names = suite.length ? suite.flatMap((text) => text.split(',')) : SUITES;
-  const runs = [];
-  for (const name of names) {
-    const { default: scenarios } = await import(`./suites/${name}.mjs`);
-    for (const scenario of scenarios) {
-      if (!`${name}: ${scenario.name}`.includes(only)) continue;
-      if (scenario.only && scenario.only !== (urls.a === urls.b ? 'one' : 'two')) continue;
-      for (const libs of LIBS[lib]) {
-        if (![libs.a, libs.b].every((one) => scenario.libs.includes(one))) continue;
-        for (let round = 0; round < Number(repeat); round += 1) runs.push({ suite: name, scenario, libs });
-      }
-    }
-  }
-  return runs;
-}
-
-async function inParallel(runs, jobs) {
-  const queue = [...runs];
-  await Promise.all(
-    Array.from({ length: jobs }, async () => {
-      for (let run = queue.shift(); run; run = queue.shift()) await one(run);
-    }),
-  );
-}
-
-async function one({ suite, scenario, libs }) {
-  const world = new World({ urls, libs, control });
-  const start = performance.now();
-  let error;
-  try {
-    await within(scenario.timeoutMs, scenario.body(world), `scenario ended`);
-  } catch (caught) {
-    error = caught ?? new Error('failed without a reason');
-  }
-  const ms = Math.round(performance.now() - start);
-  await world.close();
-  report({ suite, scenario, libs, error, ms, world });
-}
-
-function report({ suite, scenario, libs, error, ms, world }) {
-  const name = `${suite}: ${scenario.name}`;
-  const lib = libs.a === libs.b ? libs.a : `${libs.a}-${libs.b}`;
-  const known = reference && knownReference[name];
-  const outcome = !error ? 'ok' : known ? 'known' : 'failed';
-  counts[outcome] += 1;
-  done += 1;
-  const why = error ? `  ${known ? `${known} — ` : ''}${reasonOf(error).split('\n').slice(0, 12).join(' ')}` : '';
-  console.log(`[${String(done).padStart(3)}/${runs.length}] ${outcome.padEnd(6)} ${lib.padEnd(7)} ${name} (${ms} ms)${why}`);
-  if (error && !known && flags.verbose) {
-    if (error.stack) console.log(indent(error.stack.split('\n').slice(0, 16).join('\n')));
-    if (world.log.length) console.log(indent(world.log.slice(-20).join('\n')));
-  }
-}
-
-function indent(text) {
-  return text.replace(/^/gm, '      | ');
-}
-
-function finish() {
-  const gone = reference && !reference.alive();
-  reference?.stop();
-  for (const reason of new Set(loose)) console.log(`note: a rejection that a library did not handle: ${reason}`);
-  if (gone) console.log('the reference gateway has died');
-  console.log(`${counts.ok} ok, ${counts.known} known differences, ${counts.failed} failed, of ${runs.length}`);
-  process.exit(counts.failed || gone || !runs.length ? 1 : 0);
 }

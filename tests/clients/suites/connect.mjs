@@ -64,21 +64,6 @@ export default [
     await connect('a');
   })),
 
-  scenario('an access token', async ({ connect, user }) => {
-    const first = await connect('a');
-    const { token } = first.connection;
-    assert.equal(typeof token, 'string');
-    const second = await connect('a', { auth: { token } });
-    assert.equal(second.interop.instance.user, user);
-  }),
-
-  scenario('a gateway token', async ({ connect, user }) => {
-    const first = await connect('a');
-    const gatewayToken = await first.connection.authToken();
-    const second = await connect('a', { auth: { gatewayToken } });
-    assert.equal(second.interop.instance.user, user);
-  }),
-
   scenario('without bus, metrics or contexts', async ({ connect }) => {
     for (const place of ['a', 'b']) {
       const { interop } = await connect(place, { bus: false, metrics: false, contexts: false });

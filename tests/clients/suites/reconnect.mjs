@@ -220,16 +220,4 @@ export default [
       await until(() => steady.interop.servers().filter(({ instance }) => instance === client.interop.instance.instance).length === 1);
     }
   }),
-
-  scenario('an access token is good for the return', async (world) => {
-    const { connect, urls, onClose, until } = world;
-    const proxy = await startProxy(urls.b);
-    onClose(() => proxy.close());
-    const first = await connect('b');
-    const client = await connect('b', { url: proxy.url, auth: { token: first.connection.token }, gateway: { reconnectInterval: 300 } });
-    const { peerId } = client.interop.instance;
-    proxy.drop();
-    await until(() => client.interop.instance.peerId !== peerId, 5000, 'logged in again');
-    assert.equal(client.interop.instance.user, world.user);
-  }),
 ];
