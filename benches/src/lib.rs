@@ -1,1 +1,0 @@
-//! Load generator, floors and reference servers for the bench table.
