@@ -84,7 +84,8 @@ pub enum Lifetime {
 
 /// What a session asks of its node.
 ///
-/// Each command with a [`Request`] is answered exactly once; the others never are.
+/// Each command with a [`Request`] is answered exactly once, and the others never are; but `Fail` and
+/// `Drop` are answered only when they are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "fields are named by the protocol reference; the variants tell the meaning")]
 pub enum Command {

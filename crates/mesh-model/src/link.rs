@@ -133,6 +133,31 @@ impl LinkMessage {
         }
     }
 
+    /// Returns whether this is traffic between sessions, as against talk between nodes.
+    #[must_use]
+    pub const fn is_session_traffic(&self) -> bool {
+        match self {
+            Self::Call { .. }
+            | Self::CallEnd { .. }
+            | Self::SubscriptionAccepted { .. }
+            | Self::BranchData { .. }
+            | Self::PrivateData { .. }
+            | Self::SubscriptionEnd { .. }
+            | Self::Unsubscribe { .. }
+            | Self::SubscriptionsHeld { .. }
+            | Self::Publish { .. } => true,
+            Self::Hello { .. }
+            | Self::Welcome { .. }
+            | Self::Reject { .. }
+            | Self::Ping { .. }
+            | Self::Pong { .. }
+            | Self::Goaway { .. }
+            | Self::DomainOpen { .. }
+            | Self::Batch { .. }
+            | Self::Digest { .. } => false,
+        }
+    }
+
     /// Returns the bytes of the application's payload.
     #[must_use]
     pub fn payload_len(&self) -> usize {

@@ -18,6 +18,8 @@ pub enum Reason {
     NotRegistered { method: Text },
     #[error("a method must be an object with a string `name` and an `id`; {problem}")]
     BadMethod { problem: Text },
+    #[error("Unable to find server {server}")]
+    UnknownServer { server: Text },
     #[error("unknown or unestablished subscription")]
     InvalidSubscription,
     #[error("Unable to find context with id {context}")]

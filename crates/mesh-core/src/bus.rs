@@ -1,0 +1,262 @@
+//! Publish and subscribe: at most once, no replay.
+//!
+//! A publication goes to the subscribers here and once to each node where somebody is interested. What
+//! a node is interested in is a registry entry: the union of its applications' patterns, per user.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_model::limits::NAME_BYTES_MAX;
+use mesh_model::link::LinkMessage;
+use mesh_model::{Event, Json, NodeId, Reason, Request, SessionId, Text};
+
+use crate::content::Write;
+use crate::key::{self, UserKey};
+use crate::node::Node;
+
+/// All that is subscribed here, and what other nodes want.
+#[derive(Debug, Default)]
+pub(crate) struct Bus {
+    subscriptions: BTreeMap<u64, Subscription>,
+    users: BTreeMap<UserKey, Topics>,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    session: SessionId,
+    pattern: Text,
+    routing_key: Option<Text>,
+}
+
+/// The patterns of one user. Exact topics are found by name; only real patterns are tried one by one.
+#[derive(Debug, Default)]
+struct Topics {
+    exact: BTreeMap<Text, BTreeSet<u64>>,
+    patterns: BTreeMap<Text, BTreeSet<u64>>,
+    remote: BTreeMap<NodeId, BTreeSet<Text>>,
+}
+
+impl Topics {
+    fn local(&mut self, pattern: &Text) -> &mut BTreeMap<Text, BTreeSet<u64>> {
+        if is_pattern(pattern) { &mut self.patterns } else { &mut self.exact }
+    }
+}
+
+impl Bus {
+    pub(crate) fn set_remote_interest(&mut self, node: NodeId, user: &UserKey, pattern: &Text, wanted: bool) {
+        let of_node = self.users.entry(user.clone()).or_default().remote.entry(node).or_default();
+        if wanted {
+            of_node.insert(pattern.detached());
+        } else {
+            of_node.remove(pattern);
+        }
+    }
+
+    fn receivers(&self, user: &UserKey, topic: &Text) -> Vec<u64> {
+        let Some(topics) = self.users.get(user) else { return Vec::new() };
+        let mut found: Vec<u64> = topics.exact.get(topic).into_iter().flatten().copied().collect();
+        for (pattern, subscriptions) in &topics.patterns {
+            if matches(pattern, topic) {
+                found.extend(subscriptions);
+            }
+        }
+        found
+    }
+
+    fn interested_nodes(&self, user: &UserKey, topic: &Text) -> Vec<NodeId> {
+        let Some(topics) = self.users.get(user) else { return Vec::new() };
+        let wants = |patterns: &BTreeSet<Text>| {
+            patterns.contains(topic)
+                || patterns.iter().any(|pattern| is_pattern(pattern) && matches(pattern, topic))
+        };
+        topics.remote.iter().filter(|(_, patterns)| wants(patterns)).map(|(node, _)| *node).collect()
+    }
+}
+
+impl Node {
+    pub(crate) fn bus_subscribe(
+        &mut self,
+        session: SessionId,
+        request: Request,
+        pattern: Text,
+        routing_key: Option<Text>,
+    ) {
+        let Some(own) = self.sessions.get(&session) else { return };
+        let max = self.settings.limits.subscriptions_per_session_max;
+        if !own.bus {
+            return self.refuse(session, request, Reason::NotJoined { area: "bus" });
+        }
+        if own.topics.len() >= max {
+            let reason = Reason::Limit { limit: "subscriptions_per_session_max", max: max as u64 };
+            return self.refuse(session, request, reason);
+        }
+        if pattern.len() > NAME_BYTES_MAX {
+            let reason = Reason::NameTooLong { what: "topic", max: NAME_BYTES_MAX as u64 };
+            return self.refuse(session, request, reason);
+        }
+        let user = own.user.clone();
+        let pattern = pattern.detached();
+        let subscription = self.next_number();
+        let routing_key = routing_key.map(|key| key.detached());
+        self.bus
+            .subscriptions
+            .insert(subscription, Subscription { session, pattern: pattern.clone(), routing_key });
+        let same = self
+            .bus
+            .users
+            .entry(user.clone())
+            .or_default()
+            .local(&pattern)
+            .entry(pattern.clone())
+            .or_default();
+        let first = same.is_empty();
+        same.insert(subscription);
+        if let Some(own) = self.sessions.get_mut(&session) {
+            own.topics.insert(subscription);
+        }
+        if first {
+            let key = key::interest(self.settings.node, &user, &pattern);
+            self.write(vec![Write { key, value: Some(bytes::Bytes::new()) }]);
+        }
+        self.tell(session, Event::BusSubscribed { request, subscription });
+    }
+
+    pub(crate) fn bus_unsubscribe(&mut self, session: SessionId, request: Request, subscription: u64) {
+        if self.sessions.get(&session).is_some_and(|own| own.topics.contains(&subscription)) {
+            self.end_topic(session, subscription);
+        }
+        self.done(session, request);
+    }
+
+    pub(crate) fn leave_bus(&mut self, session: SessionId) {
+        let Some(own) = self.sessions.get_mut(&session) else { return };
+        own.bus = false;
+        for subscription in own.topics.clone() {
+            self.end_topic(session, subscription);
+        }
+    }
+
+    fn end_topic(&mut self, session: SessionId, subscription: u64) {
+        let Some(own) = self.sessions.get_mut(&session) else { return };
+        own.topics.remove(&subscription);
+        let user = own.user.clone();
+        let Some(gone) = self.bus.subscriptions.remove(&subscription) else { return };
+        let Some(topics) = self.bus.users.get_mut(&user) else { return };
+        let same = topics.local(&gone.pattern).entry(gone.pattern.clone()).or_default();
+        same.remove(&subscription);
+        if same.is_empty() {
+            topics.local(&gone.pattern).remove(&gone.pattern);
+            let key = key::interest(self.settings.node, &user, &gone.pattern);
+            self.write(vec![Write { key, value: None }]);
+        }
+    }
+
+    pub(crate) fn bus_publish(
+        &mut self,
+        session: SessionId,
+        topic: Text,
+        routing_key: Option<Text>,
+        target: Option<Json>,
+        data: Json,
+    ) {
+        // Null and false are "nothing" to the clients, and are not delivered.
+        if matches!(data.as_bytes().as_ref(), b"null" | b"false") {
+            return;
+        }
+        let Some(own) = self.sessions.get(&session) else { return };
+        let (user, publisher) = (own.user.clone(), own.identity.clone());
+        self.deliver(&user, &topic, routing_key.as_ref(), target.as_ref(), &publisher, &data);
+        for node in self.bus.interested_nodes(&user, &topic) {
+            let Some(link) = self.link_to(node) else { continue };
+            let message = LinkMessage::Publish {
+                domain: self.settings.domain,
+                user: user.user(),
+                topic: topic.clone(),
+                routing_key: routing_key.clone(),
+                target: target.clone(),
+                publisher: publisher.clone(),
+                data: data.clone(),
+                after: self.seq,
+            };
+            self.send_from(session.0, link, message);
+        }
+    }
+
+    /// Gives a publication to the subscribers on this node.
+    pub(crate) fn deliver(
+        &mut self,
+        user: &UserKey,
+        topic: &Text,
+        routing_key: Option<&Text>,
+        target: Option<&Json>,
+        publisher: &Json,
+        data: &Json,
+    ) {
+        let target = target.and_then(Json::members).unwrap_or_default();
+        for subscription in self.bus.receivers(user, topic) {
+            let Some(known) = self.bus.subscriptions.get(&subscription) else { continue };
+            if known.routing_key.as_ref().zip(routing_key).is_some_and(|(wanted, given)| wanted != given) {
+                continue;
+            }
+            let session = known.session;
+            let fits = self.sessions.get(&session).is_some_and(|own| {
+                target.is_empty()
+                    || own
+                        .identity
+                        .members()
+                        .is_some_and(|identity| target.iter().all(|wanted| identity.contains(wanted)))
+            });
+            if fits {
+                let (publisher, data) = (publisher.clone(), data.clone());
+                self.tell(session, Event::BusEvent { subscription, publisher, data });
+            }
+        }
+    }
+}
+
+fn is_pattern(topic: &Text) -> bool {
+    topic.bytes().any(|byte| matches!(byte, b'*' | b'>'))
+}
+
+/// Matches a topic: `*` stands for one or more letters, digits or underscores, `>` for any rest.
+fn matches(pattern: &Text, topic: &Text) -> bool {
+    // Both wildcards are greedy with backtracking limited to the last one seen, so the work is bounded
+    // by the product of the lengths.
+    let (pattern, topic) = (pattern.as_bytes().as_ref(), topic.as_bytes().as_ref());
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let mut reachable = vec![false; topic.len() + 1];
+    reachable[0] = true;
+    for byte in pattern {
+        let mut next = vec![false; topic.len() + 1];
+        let mut open = false;
+        for at in 0..=topic.len() {
+            match byte {
+                b'>' => {
+                    open |= reachable[at];
+                    next[at] = open;
+                }
+                b'*' => {
+                    // One more word character, after a start or after the last one it took.
+                    next[at] = at > 0 && word(topic[at - 1]) && (reachable[at - 1] || next[at - 1]);
+                }
+                literal => next[at] = at > 0 && reachable[at - 1] && topic[at - 1] == *literal,
+            }
+        }
+        reachable = next;
+    }
+    reachable[topic.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_the_reference_does() {
+        // Check B03 of the protocol reference.
+        let cases = "a.*,a.b,1 a.*,a.b.c,0 a.*,a.,0 a.*,a.x-y,0 a.*.c,a.b.c,1 a>,a,1 a>,a.b.c,1 a.>,a.b.c,1 a.>,ab,0 *,x_1,1 A,a,0";
+        for case in cases.split(' ') {
+            let [pattern, topic, expected] = case.split(',').collect::<Vec<_>>().try_into().unwrap();
+            assert_eq!(matches(&pattern.into(), &topic.into()), expected == "1", "{case}");
+        }
+    }
+}

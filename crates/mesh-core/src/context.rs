@@ -1,0 +1,363 @@
+//! Shared contexts as sessions see them: names, ids, subscribers, lifetimes.
+//!
+//! A context exists while its header entry has a value. The header is written anew with every update
+//! and names its author, so that an update which is newer than a destroy brings the context back, and
+//! an older one cannot. A client keeps the id it was told for a name; ids are this node's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use mesh_model::limits::NAME_BYTES_MAX;
+use mesh_model::{Cause, Event, Json, Key as Segment, Lifetime, Reason, Request, SessionId, Text};
+
+use crate::content::{self, Delta, Write};
+use crate::key::{self, ContextKey, Subject, UserKey};
+use crate::node::Node;
+
+/// What this node knows of a context beside its content.
+#[derive(Debug)]
+pub(crate) struct SharedContext {
+    pub(crate) id: Text,
+    /// The sessions here that receive its changes.
+    pub(crate) members: BTreeSet<SessionId>,
+    /// The present value as text, until the next write.
+    value: Option<Json>,
+}
+
+/// What a header entry says.
+#[derive(Clone, Debug)]
+struct Header {
+    lifetime: Lifetime,
+    creator: Text,
+    updater: Text,
+}
+
+impl Header {
+    fn to_bytes(&self) -> Bytes {
+        let mut out = vec![match self.lifetime {
+            Lifetime::Retained => b'r',
+            Lifetime::Ownership => b'o',
+            Lifetime::RefCounted => b'c',
+        }];
+        for field in [&self.creator, &self.updater] {
+            out.extend_from_slice(field.as_bytes());
+            out.push(key::END);
+        }
+        out.into()
+    }
+
+    fn parse(value: &[u8]) -> Option<Self> {
+        let (kind, rest) = value.split_first()?;
+        let mut fields =
+            rest.split(|byte| *byte == key::END).map(|field| std::str::from_utf8(field).map(Text::from));
+        let lifetime = match kind {
+            b'o' => Lifetime::Ownership,
+            b'c' => Lifetime::RefCounted,
+            _ => Lifetime::Retained,
+        };
+        Some(Self { lifetime, creator: fields.next()?.ok()?, updater: fields.next()?.ok()? })
+    }
+}
+
+impl Node {
+    /// Tells a new session which contexts its user has.
+    pub(crate) fn announce_contexts(&mut self, session: SessionId, user: &UserKey) {
+        let first = ContextKey { user: user.clone(), name: Text::default() };
+        let known = self.contexts.range(first..).take_while(|(key, _)| key.user == *user);
+        let events: Vec<Event> = known.map(|(key, context)| self.added(key, &context.id)).collect();
+        for event in events {
+            self.tell(session, event);
+        }
+    }
+
+    fn added(&self, key: &ContextKey, id: &Text) -> Event {
+        let creator = self.header(key).map(|header| header.creator);
+        Event::ContextAdded { context: id.clone(), name: key.name.clone(), creator }
+    }
+
+    fn header(&self, key: &ContextKey) -> Option<Header> {
+        Header::parse(self.replica.get(&key.header())?.value.as_ref()?)
+    }
+
+    pub(crate) fn create_context(
+        &mut self,
+        session: SessionId,
+        request: Request,
+        name: Text,
+        data: Option<Json>,
+        lifetime: Lifetime,
+    ) {
+        let Some(own) = self.sessions.get(&session) else { return };
+        if name.len() > NAME_BYTES_MAX {
+            let reason = Reason::NameTooLong { what: "context name", max: NAME_BYTES_MAX as u64 };
+            return self.refuse(session, request, reason);
+        }
+        let (user, creator) = (own.user.clone(), own.instance.clone());
+        let key = ContextKey { user, name: name.detached() };
+        if self.contexts.contains_key(&key) {
+            return self.enter(session, request, &key);
+        }
+        let data = data.filter(|data| !data.is_null()).unwrap_or_else(|| Json::from_static("{}"));
+        let mut step = content::assign(&key.root(), &data);
+        if data.members().is_some() {
+            // Without the clear: what another machine puts into a context of this name at the same
+            // moment must not be wiped.
+            step.remove(0);
+        }
+        let header = Header { lifetime, creator: creator.clone(), updater: creator };
+        step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
+        if lifetime == Lifetime::RefCounted {
+            let member = key::member(self.settings.node, &key);
+            step.push(Write { key: member, value: Some(Bytes::new()) });
+        }
+        if let Err(reason) = self.room_for(step.len(), data.len()) {
+            return self.refuse(session, request, reason);
+        }
+        self.write(step);
+        let id = self.know_context(&key);
+        self.announce_context(&key);
+        self.add_member(session, &key);
+        self.tell(session, Event::ContextCreated { request, context: id });
+    }
+
+    fn know_context(&mut self, key: &ContextKey) -> Text {
+        if let Some(known) = self.contexts.get(key) {
+            return known.id.clone();
+        }
+        let id = self.next_name('c');
+        let context = SharedContext { id: id.clone(), members: BTreeSet::new(), value: None };
+        self.contexts.insert(key.clone(), context);
+        self.context_ids.insert(id.clone(), key.clone());
+        id
+    }
+
+    fn announce_context(&mut self, key: &ContextKey) {
+        let Some(context) = self.contexts.get(key) else { return };
+        let event = self.added(key, &context.id);
+        for other in self.sessions_of(&key.user) {
+            self.tell(other, event.clone());
+        }
+    }
+
+    fn add_member(&mut self, session: SessionId, key: &ContextKey) {
+        let counted = self.header(key).is_some_and(|header| header.lifetime == Lifetime::RefCounted);
+        let Some(context) = self.contexts.get_mut(key) else { return };
+        let first = context.members.is_empty();
+        context.members.insert(session);
+        if let Some(own) = self.sessions.get_mut(&session) {
+            own.contexts.insert(key.clone());
+        }
+        let member = key::member(self.settings.node, key);
+        if first && counted && self.replica.get(&member).is_none_or(|entry| entry.value.is_none()) {
+            self.write(vec![Write { key: member, value: Some(Bytes::new()) }]);
+        }
+    }
+
+    /// Subscribes a session and answers with the present value.
+    fn enter(&mut self, session: SessionId, request: Request, key: &ContextKey) {
+        self.add_member(session, key);
+        let data = self.context_value(key);
+        let Some(context) = self.contexts.get(key) else { return };
+        let event =
+            Event::ContextSnapshot { request, context: context.id.clone(), name: key.name.clone(), data };
+        self.tell(session, event);
+    }
+
+    /// Returns the present value of a context.
+    pub(crate) fn context_value(&mut self, key: &ContextKey) -> Json {
+        let replica = &self.replica;
+        let Some(context) = self.contexts.get_mut(key) else { return Json::from_static("{}") };
+        context.value.get_or_insert_with(|| content::value(replica, &key.root())).clone()
+    }
+
+    pub(crate) fn subscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
+        match self.find_context(session, id) {
+            Ok(key) => self.enter(session, request, &key),
+            Err(reason) => self.refuse(session, request, reason),
+        }
+    }
+
+    pub(crate) fn unsubscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
+        match self.find_context(session, id) {
+            Ok(key) => {
+                self.remove_member(session, &key);
+                self.done(session, request);
+            }
+            Err(reason) => self.refuse(session, request, reason),
+        }
+    }
+
+    pub(crate) fn update_context(&mut self, session: SessionId, request: Request, id: &Text, delta: Json) {
+        let (key, parsed) = match self.find_context(session, id).and_then(|key| {
+            let parsed =
+                Delta::parse(&delta).map_err(|problem| Reason::BadDelta { problem: problem.into() })?;
+            self.room_for(1, delta.len())?;
+            Ok((key, parsed))
+        }) {
+            Ok(found) => found,
+            Err(reason) => return self.refuse(session, request, reason),
+        };
+        let before = self.seq;
+        parsed.resolve(&key.root(), self, |node: &mut Self, step| node.write(step));
+        let updater = self.sessions[&session].instance.clone();
+        if self.seq != before
+            && let Some(header) = self.header(&key)
+        {
+            let header = Header { updater: updater.clone(), ..header };
+            self.write(vec![Write { key: key.header(), value: Some(header.to_bytes()) }]);
+        }
+        if let Some(context) = self.contexts.get_mut(&key) {
+            context.value = None;
+            let context_id = context.id.clone();
+            let told: Vec<SessionId> =
+                context.members.iter().copied().filter(|member| *member != session).collect();
+            // The others get the delta as it was sent: they compute what this node computed.
+            for member in told {
+                let (context, updater, delta) = (context_id.clone(), updater.clone(), delta.clone());
+                self.tell(member, Event::ContextUpdated { context, updater, delta });
+            }
+        }
+        self.done(session, request);
+    }
+
+    pub(crate) fn destroy_context(&mut self, session: SessionId, request: Request, id: &Text) {
+        let key = match self.find_context(session, id) {
+            Ok(key) => key,
+            Err(reason) => return self.refuse(session, request, reason),
+        };
+        let own = &self.sessions[&session].instance;
+        let not_owner =
+            self.header(&key).is_some_and(|h| h.lifetime == Lifetime::Ownership && h.creator != *own);
+        if not_owner {
+            return self.refuse(session, request, Reason::NotAuthorized);
+        }
+        self.destroy(&key, &Cause::Destroyed);
+        self.done(session, request);
+    }
+
+    /// Finds a context by the id this node gave it. Another user's is as unknown as none.
+    fn find_context(&self, session: SessionId, id: &Text) -> Result<ContextKey, Reason> {
+        let own = self.sessions.get(&session).ok_or(Reason::NotAttached)?;
+        let found = self.context_ids.get(id).filter(|key| key.user == own.user);
+        found.cloned().ok_or_else(|| Reason::UnknownContext { context: id.detached() })
+    }
+
+    fn destroy(&mut self, key: &ContextKey, cause: &Cause) {
+        let mut step = vec![Write { key: key.root(), value: None }, Write { key: key.header(), value: None }];
+        let member = key::member(self.settings.node, key);
+        if self.replica.get(&member).is_some_and(|entry| entry.value.is_some()) {
+            step.push(Write { key: member, value: None });
+        }
+        self.write(step);
+        self.forget_context(key, cause);
+    }
+
+    fn forget_context(&mut self, key: &ContextKey, cause: &Cause) {
+        let Some(gone) = self.contexts.remove(key) else { return };
+        self.context_ids.remove(&gone.id);
+        for member in gone.members {
+            if let Some(session) = self.sessions.get_mut(&member) {
+                session.contexts.remove(key);
+            }
+        }
+        for session in self.sessions_of(&key.user) {
+            self.tell(session, Event::ContextDestroyed { context: gone.id.clone(), cause: cause.clone() });
+        }
+    }
+
+    fn remove_member(&mut self, session: SessionId, key: &ContextKey) {
+        if let Some(own) = self.sessions.get_mut(&session) {
+            own.contexts.remove(key);
+        }
+        let Some(context) = self.contexts.get_mut(key) else { return };
+        context.members.remove(&session);
+        let last = context.members.is_empty();
+        let Some(header) = self.header(key) else { return };
+        match header.lifetime {
+            Lifetime::Retained => {}
+            Lifetime::Ownership => {
+                if self.sessions.get(&session).is_some_and(|own| own.instance == header.creator) {
+                    self.destroy(key, &Cause::OwnerGone);
+                }
+            }
+            Lifetime::RefCounted if last => {
+                self.write(vec![Write { key: key::member(self.settings.node, key), value: None }]);
+                self.destroy_unless_counted(key);
+            }
+            Lifetime::RefCounted => {}
+        }
+    }
+
+    /// Destroys a reference-counted context that no node has a subscriber of. A node that cannot be
+    /// reached counts as alive.
+    fn destroy_unless_counted(&mut self, key: &ContextKey) {
+        let counted = self.header(key).is_some_and(|header| header.lifetime == Lifetime::RefCounted);
+        let has = |node| self.replica.get(&key::member(node, key)).is_some_and(|entry| entry.value.is_some());
+        let held = self.nodes.keys().copied().chain([self.settings.node]).any(has);
+        if counted && !held {
+            self.destroy(key, &Cause::OwnerGone);
+        }
+    }
+
+    pub(crate) fn leave_contexts(&mut self, session: SessionId) {
+        let Some(own) = self.sessions.get(&session) else { return };
+        for key in own.contexts.clone() {
+            self.remove_member(session, &key);
+        }
+    }
+
+    /// Brings contexts up to date after a merge that changed these keys, and tells their subscribers
+    /// the difference.
+    pub(crate) fn contexts_changed(&mut self, subjects: Vec<Subject>) {
+        let mut touched: BTreeMap<ContextKey, Vec<Vec<Segment>>> = BTreeMap::new();
+        let mut uncounted: BTreeSet<ContextKey> = BTreeSet::new();
+        for subject in subjects {
+            match subject {
+                Subject::Header(context) => {
+                    touched.entry(context).or_default();
+                }
+                Subject::Path { context, path, .. } => touched.entry(context).or_default().push(path),
+                Subject::Member { context, .. } => {
+                    uncounted.insert(context);
+                }
+                Subject::Node(_)
+                | Subject::Instance { .. }
+                | Subject::Method { .. }
+                | Subject::Interest { .. } => {}
+            }
+        }
+        for (key, changed) in touched {
+            match (self.header(&key), self.contexts.contains_key(&key)) {
+                (None, false) => {}
+                (None, true) => self.forget_context(&key, &Cause::Destroyed),
+                (Some(_), false) => {
+                    self.know_context(&key);
+                    self.announce_context(&key);
+                }
+                (Some(header), true) => self.context_changed(&key, &header, &changed),
+            }
+        }
+        for key in uncounted {
+            if self.contexts.get(&key).is_some_and(|context| context.members.is_empty()) {
+                self.destroy_unless_counted(&key);
+            }
+        }
+    }
+
+    fn context_changed(&mut self, key: &ContextKey, header: &Header, changed: &[Vec<Segment>]) {
+        let Some(context) = self.contexts.get_mut(key) else { return };
+        if changed.is_empty() {
+            return;
+        }
+        context.value = None;
+        if context.members.is_empty() {
+            return;
+        }
+        let (id, members) = (context.id.clone(), context.members.clone());
+        let delta = content::delta_for(&self.replica, &key.root(), changed);
+        for member in members {
+            let (context, updater, delta) = (id.clone(), header.updater.clone(), delta.clone());
+            self.tell(member, Event::ContextUpdated { context, updater, delta });
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! All that goes into a node and all that comes out.
+
+use mesh_model::trace::Hop;
+use mesh_model::{Command, Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text};
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An application asks for something. The first command of a session is `Attach`.
+    Session {
+        /// Who asks.
+        session: SessionId,
+        /// What it asks.
+        command: Command,
+    },
+    /// An application's connection is gone.
+    SessionClosed {
+        /// Whose.
+        session: SessionId,
+    },
+    /// A link to an authenticated node of the same owner is there.
+    LinkOpened {
+        /// The link.
+        link: LinkId,
+        /// Who is at its other end, as its certificate proves.
+        peer: LinkPeer,
+    },
+    /// A message came over a link.
+    Link {
+        /// The link.
+        link: LinkId,
+        /// What it says.
+        message: LinkMessage,
+    },
+    /// What was given to a link's replication lane has been handed to the transport.
+    LinkDrained {
+        /// The link.
+        link: LinkId,
+    },
+    /// A link is gone.
+    LinkClosed {
+        /// The link.
+        link: LinkId,
+        /// Why, in words.
+        reason: Text,
+    },
+    /// This node leaves on purpose: the others are told.
+    Leave,
+}
+
+/// What a node wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Tell an application.
+    Event {
+        /// Whom.
+        session: SessionId,
+        /// What.
+        event: Event,
+    },
+    /// Close an application's session; it has no more events.
+    CloseSession {
+        /// Whose.
+        session: SessionId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Send to another node.
+    Link {
+        /// Over which link.
+        link: LinkId,
+        /// In which of its ordered flows.
+        lane: Lane,
+        /// What.
+        message: LinkMessage,
+    },
+    /// Close a link.
+    CloseLink {
+        /// Which.
+        link: LinkId,
+        /// A code of [`mesh_model::link::reject`], or 0.
+        code: u16,
+        /// Why, in words.
+        text: Text,
+    },
+    /// A node of the domain can be dialled at these addresses.
+    NodeSeen {
+        /// The node.
+        node: NodeId,
+        /// Its addresses.
+        addresses: Vec<Text>,
+    },
+    /// A hop of a traced call has ended.
+    Hop(Box<Hop>),
+    /// Something an operator may want to read.
+    Notice(Notice),
+}
+
+/// Why a node closes a session by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The same identity has logged in again, on another connection.
+    TakenOver,
+}
+
+/// What an operator may want to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what the sentence needs")]
+pub enum Notice {
+    /// Another node can be reached.
+    NodeUp { node: NodeId, name: Text },
+    /// It cannot any more.
+    NodeDown { node: NodeId, name: Text, reason: Text },
+    /// It was away too long, or lives a new life.
+    NodeGone { node: NodeId, name: Text },
+    /// Two replicas cover the same writes and differ: a defect. They are brought together again.
+    Divergence { node: NodeId, count: u64 },
+    /// An entry from another node was refused.
+    EntryRefused { node: NodeId, why: Text },
+}

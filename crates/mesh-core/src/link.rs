@@ -1,0 +1,634 @@
+//! Links to other nodes: opening, heartbeats, batches, and what happens when one breaks.
+//!
+//! A link is opened by `Hello` and `Welcome`; nothing else is said before. Then both sides exchange the
+//! vectors of the domain and batches of what the other lacks. The other node's applications are shown
+//! once its first batch is whole. Silence longer than `suspect_ms` breaks the link: its node's
+//! applications are withdrawn and pending calls end at once, while subscriptions are parked until the
+//! node is back or `gone_ms` have passed.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use mesh_model::link::{BatchEnd, LinkMessage, WireEntry, reject};
+use mesh_model::{
+    Cause, DomainId, Incarnation, Lane, LinkId, LinkPeer, NodeId, Origin, Stamp, Text, Tick, VersionVector,
+};
+
+use crate::key::{self, Subject, UserKey};
+use crate::node::Node;
+use crate::replica::{Changes, covers_all, join};
+use crate::{Notice, Output};
+
+/// The one version of the mesh protocol so far.
+const PROTOCOL: u16 = 1;
+/// Bytes of batches that may be on their way over one link before more are made.
+const BATCH_WINDOW_BYTES: usize = 1 << 20;
+/// About how large a part of a batch is.
+const BATCH_PART_BYTES: usize = 64 << 10;
+
+/// A link to another node.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) peer: NodeId,
+    dialled: bool,
+    incarnation: Incarnation,
+    state: State,
+    opened: Tick,
+    heard: Tick,
+    pinged: Tick,
+    pings: u64,
+    /// The last measured round trip, in microseconds.
+    pub(crate) rtt_us: Option<u64>,
+    /// What the other side has covered, as far as is known; `None` before it has said.
+    vector: Option<VersionVector>,
+    /// All entries that arrived before this have been considered for this link.
+    cursor: u64,
+    /// Whether there may be something to send.
+    pub(crate) dirty: bool,
+    /// Whether the next batch must be a snapshot that replaces what the other side has.
+    reset: bool,
+    in_flight: usize,
+    stage: Vec<WireEntry>,
+    stage_bytes: usize,
+    stage_reset: bool,
+    /// Messages that wait for a write, in order.
+    held: VecDeque<LinkMessage>,
+    held_since: Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Opening,
+    Up,
+}
+
+impl Node {
+    pub(crate) fn link_opened(&mut self, link: LinkId, peer: LinkPeer) {
+        let now = self.now.tick;
+        let new = Link {
+            peer: peer.node,
+            dialled: peer.dialled,
+            incarnation: Incarnation(0),
+            state: State::Opening,
+            opened: now,
+            heard: now,
+            pinged: now,
+            pings: 0,
+            rtt_us: None,
+            vector: None,
+            cursor: 0,
+            dirty: false,
+            reset: false,
+            in_flight: 0,
+            stage: Vec::new(),
+            stage_bytes: 0,
+            stage_reset: false,
+            held: VecDeque::new(),
+            held_since: now,
+        };
+        self.links.insert(link, new);
+        if peer.node == self.settings.node {
+            return self.close_link(link, reject::DUPLICATE, "this is the node itself");
+        }
+        if peer.dialled {
+            let message = LinkMessage::Hello {
+                protocol_min: PROTOCOL,
+                protocol_max: PROTOCOL,
+                incarnation: self.settings.incarnation,
+                name: self.settings.name.clone(),
+                wall_ms: self.now.wall_ms,
+                addresses: self.settings.addresses.clone(),
+            };
+            self.emit(Output::Link { link, lane: Lane::Control, message });
+        }
+    }
+
+    pub(crate) fn link_message(&mut self, link: LinkId, message: LinkMessage) {
+        let now = self.now.tick;
+        let Some(known) = self.links.get_mut(&link) else { return };
+        known.heard = now;
+        let (state, dialled, peer) = (known.state, known.dialled, known.peer);
+        match (state, message) {
+            (State::Opening, LinkMessage::Hello { protocol_min, protocol_max, incarnation, name, .. })
+                if !dialled =>
+            {
+                if !(protocol_min..=protocol_max).contains(&PROTOCOL) {
+                    let text = format!(
+                        "this node speaks mesh protocol {PROTOCOL}, the other {protocol_min} to {protocol_max}; update the older one"
+                    );
+                    return self.reject_link(link, reject::VERSION, &text);
+                }
+                self.hello(link, peer, incarnation, name);
+            }
+            (State::Opening, LinkMessage::Welcome { incarnation, name, .. }) if dialled => {
+                self.link_up(link, peer, incarnation, name);
+            }
+            (State::Opening, LinkMessage::Reject { code, text }) => self.close_link(link, code, &text),
+            (State::Opening, _) => {
+                self.close_link(link, reject::PROTOCOL, "the first message was not the one that opens a link")
+            }
+            (State::Up, LinkMessage::Hello { .. } | LinkMessage::Welcome { .. }) => {
+                self.close_link(link, reject::PROTOCOL, "the link is open already");
+            }
+            (State::Up, message) => self.message(link, peer, message),
+        }
+    }
+
+    /// Decides whether a node that introduces itself is let in, and whether this link or another serves.
+    fn hello(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
+        let known_life = self.nodes.get(&peer).map(|node| node.incarnation);
+        if known_life.is_some_and(|known| known > incarnation) {
+            return self.reject_link(
+                link,
+                reject::SUPERSEDED,
+                "a newer life of this node is known; was its disk copied?",
+            );
+        }
+        let same_life = known_life == Some(incarnation);
+        let others: Vec<(LinkId, bool)> = self
+            .links
+            .iter()
+            .filter(|(id, other)| **id != link && other.peer == peer)
+            .map(|(id, o)| (*id, o.dialled))
+            .collect();
+        for (other, dialled_here) in others {
+            // Both dialled at once: the dial of the smaller id wins, on both sides alike.
+            let opening = self.links.get(&other).is_some_and(|o| o.state == State::Opening);
+            if dialled_here && self.settings.node < peer && (same_life || opening) {
+                return self.reject_link(link, reject::DUPLICATE, "another link between these nodes serves");
+            }
+            self.drop_link(other, "replaced by a newer link");
+        }
+        let message = LinkMessage::Welcome {
+            protocol: PROTOCOL,
+            incarnation: self.settings.incarnation,
+            name: self.settings.name.clone(),
+            wall_ms: self.now.wall_ms,
+            addresses: self.settings.addresses.clone(),
+        };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        self.link_up(link, peer, incarnation, name);
+    }
+
+    fn link_up(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
+        let others: Vec<LinkId> =
+            self.links.iter().filter(|(id, o)| **id != link && o.peer == peer).map(|(id, _)| *id).collect();
+        for other in others {
+            self.drop_link(other, "replaced by a newer link");
+        }
+        if let Some(known) = self.links.get_mut(&link) {
+            known.state = State::Up;
+            known.incarnation = incarnation;
+        }
+        let node = self.know_node(peer, incarnation, name.clone());
+        let restarted = node.incarnation < incarnation;
+        node.incarnation = incarnation;
+        node.link = Some(link);
+        node.lost_at = None;
+        if restarted {
+            self.end_streams_with(peer);
+        }
+        let message = LinkMessage::DomainOpen {
+            domain: self.settings.domain,
+            vector: self.replica.vector().clone(),
+            floor: self.replica.floor().clone(),
+            hash: self.replica.hash(),
+        };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        let ids = self.held_towards(peer);
+        self.emit(Output::Link {
+            link,
+            lane: Lane::Control,
+            message: LinkMessage::SubscriptionsHeld { ids },
+        });
+        self.notice(Notice::NodeUp { node: peer, name });
+    }
+
+    fn message(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        // Sessions' traffic keeps its order: what comes behind a held message waits with it.
+        if message.is_session_traffic() {
+            let origin = Origin { node: peer, incarnation: known.incarnation };
+            let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= message.after();
+            if !covered || !known.held.is_empty() {
+                if known.held.is_empty() {
+                    known.held_since = self.now.tick;
+                }
+                known.held.push_back(message);
+                if known.held.len() > self.settings.limits.held_messages_max {
+                    self.release_held(link, true);
+                }
+                return;
+            }
+        }
+        match message {
+            LinkMessage::Ping { count, sent } => {
+                self.emit(Output::Link {
+                    link,
+                    lane: Lane::Control,
+                    message: LinkMessage::Pong { count, sent },
+                });
+            }
+            LinkMessage::Pong { sent, .. } => known.rtt_us = Some(self.now.tick.0.saturating_sub(sent)),
+            LinkMessage::Goaway { reason } => {
+                self.close_link(link, 0, &reason);
+                if let Some(node) = self.nodes.get_mut(&peer) {
+                    node.lost_at = None;
+                }
+                self.end_streams_with(peer);
+            }
+            LinkMessage::DomainOpen { domain, vector, floor, hash } => {
+                self.domain_opened(link, domain, vector, &floor, hash)
+            }
+            LinkMessage::Batch { domain, entries, end, reset } => {
+                self.batch_part(link, domain, entries, end, reset)
+            }
+            LinkMessage::Digest { domain, vector, hash } => {
+                if domain == self.settings.domain {
+                    self.compare(link, &vector, hash);
+                }
+            }
+            message => self.traffic(link, peer, message),
+        }
+    }
+
+    /// Sessions' traffic, once the writes it came after are here.
+    fn traffic(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
+        match message {
+            LinkMessage::Call { id, subscribe, from, to, method, arguments, trace, .. } => {
+                self.call_arrived(link, peer, id, subscribe, &from, &to, method, arguments, trace);
+            }
+            LinkMessage::CallEnd { id, outcome, .. } => self.call_ended(peer, id, outcome),
+            LinkMessage::SubscriptionAccepted { id, branch } => self.subscription_accepted(peer, id, branch),
+            LinkMessage::BranchData { branch, data, sequence, snapshot, .. } => {
+                self.branch_data(peer, branch, &data, sequence.as_ref(), snapshot.as_ref());
+            }
+            LinkMessage::PrivateData { id, data, sequence, snapshot, .. } => {
+                self.private_data(peer, id, data, sequence, snapshot);
+            }
+            LinkMessage::SubscriptionEnd { id, cause } => self.remote_subscription_ended(peer, id, cause),
+            LinkMessage::Unsubscribe { id, cause } => self.unsubscribed(peer, id, &cause),
+            LinkMessage::SubscriptionsHeld { ids } => self.subscriptions_held(peer, &ids),
+            LinkMessage::Publish { user, topic, routing_key, target, publisher, data, .. } => {
+                let user = UserKey::new(user.as_ref());
+                self.deliver(&user, &topic, routing_key.as_ref(), target.as_ref(), &publisher, &data);
+            }
+            LinkMessage::Hello { .. }
+            | LinkMessage::Welcome { .. }
+            | LinkMessage::Reject { .. }
+            | LinkMessage::Ping { .. }
+            | LinkMessage::Pong { .. }
+            | LinkMessage::Goaway { .. }
+            | LinkMessage::DomainOpen { .. }
+            | LinkMessage::Batch { .. }
+            | LinkMessage::Digest { .. } => {}
+        }
+    }
+
+    fn release_held(&mut self, link: LinkId, force: bool) {
+        loop {
+            let Some(known) = self.links.get_mut(&link) else { return };
+            let Some(next) = known.held.front() else { return };
+            let origin = Origin { node: known.peer, incarnation: known.incarnation };
+            let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= next.after();
+            if !covered && !force {
+                return;
+            }
+            let peer = known.peer;
+            let Some(message) = known.held.pop_front() else { return };
+            self.traffic(link, peer, message);
+        }
+    }
+
+    // --- Replication.
+
+    fn domain_opened(
+        &mut self,
+        link: LinkId,
+        domain: DomainId,
+        vector: VersionVector,
+        floor: &VersionVector,
+        hash: u64,
+    ) {
+        if domain != self.settings.domain {
+            return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
+        }
+        self.compare(link, &vector, hash);
+        // If the other side has dropped tombstones this one never saw, its snapshot will replace what
+        // is here; it decides that by the same comparison.
+        debug_assert!(floor.len() <= vector.len());
+        let behind = !covers_all(&vector, self.replica.floor());
+        let Some(known) = self.links.get_mut(&link) else { return };
+        known.reset = behind;
+        known.vector = Some(if behind { VersionVector::new() } else { vector });
+        known.cursor = 0;
+        known.dirty = true;
+        // Even when there is nothing to say, an empty batch says so: only then are the applications
+        // of this node shown over there.
+        self.send_batch(link, true);
+    }
+
+    /// Equal vectors mean equal replicas. If not, something is wrong with this program: it is counted,
+    /// and everything is sent again, which brings the two together whatever the cause was.
+    fn compare(&mut self, link: LinkId, vector: &VersionVector, hash: u64) {
+        if vector != self.replica.vector() || hash == self.replica.hash() {
+            return;
+        }
+        self.divergences += 1;
+        let count = self.divergences;
+        let Some(known) = self.links.get_mut(&link) else { return };
+        known.vector = Some(VersionVector::new());
+        known.cursor = 0;
+        known.dirty = true;
+        let node = known.peer;
+        self.notice(Notice::Divergence { node, count });
+    }
+
+    pub(crate) fn flush_links(&mut self) {
+        let due: Vec<LinkId> = self.links.iter().filter(|(_, link)| link.dirty).map(|(id, _)| *id).collect();
+        for link in due {
+            self.flush_link(link);
+        }
+    }
+
+    /// Sends what the other side lacks, if the link can take it. While it cannot, nothing is queued: a
+    /// later batch carries the newest values only.
+    pub(crate) fn flush_link(&mut self, link: LinkId) {
+        let Some(known) = self.links.get(&link) else { return };
+        if known.dirty
+            && known.state == State::Up
+            && known.vector.is_some()
+            && known.in_flight < BATCH_WINDOW_BYTES
+        {
+            self.send_batch(link, false);
+        }
+    }
+
+    fn send_batch(&mut self, link: LinkId, even_if_empty: bool) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        known.dirty = false;
+        let Some(covered) = &mut known.vector else { return };
+        let entries = match known.cursor {
+            0 => self.replica.news_for(covered),
+            cursor => self.replica.news_since(cursor, covered),
+        };
+        let vector = self.replica.vector().clone();
+        if entries.is_empty() && !even_if_empty && covers_all(covered, &vector) {
+            return;
+        }
+        join(covered, &vector);
+        known.cursor = self.replica.cursor();
+        let reset = std::mem::take(&mut known.reset);
+        let end = BatchEnd { vector, floor: self.replica.floor().clone() };
+        let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
+        let mut bytes = 0;
+        for entry in entries {
+            let size = entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len) + 64;
+            known.in_flight += size;
+            if bytes + size > BATCH_PART_BYTES && bytes > 0 {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += size;
+            if let Some(part) = parts.last_mut() {
+                part.push(entry);
+            }
+        }
+        let domain = self.settings.domain;
+        let last = parts.pop().unwrap_or_default();
+        for entries in parts {
+            let message = LinkMessage::Batch { domain, entries, end: None, reset };
+            self.emit(Output::Link { link, lane: Lane::Replication, message });
+        }
+        let message = LinkMessage::Batch { domain, entries: last, end: Some(end), reset };
+        self.emit(Output::Link { link, lane: Lane::Replication, message });
+    }
+
+    pub(crate) fn link_drained(&mut self, link: LinkId) {
+        if let Some(known) = self.links.get_mut(&link) {
+            known.in_flight = 0;
+        }
+    }
+
+    fn batch_part(
+        &mut self,
+        link: LinkId,
+        domain: DomainId,
+        entries: Vec<WireEntry>,
+        end: Option<BatchEnd>,
+        reset: bool,
+    ) {
+        let max = self.settings.limits.batch_bytes_max;
+        let Some(known) = self.links.get_mut(&link) else { return };
+        if domain != self.settings.domain {
+            return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
+        }
+        known.stage_bytes +=
+            entries.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, Bytes::len) + 64).sum::<usize>();
+        known.stage_reset |= reset;
+        if known.stage_bytes > max {
+            return self.close_link(
+                link,
+                reject::PROTOCOL,
+                "a batch is larger than the limit batch_bytes_max",
+            );
+        }
+        known.stage.extend(entries);
+        let Some(end) = end else { return };
+        let stage = std::mem::take(&mut known.stage);
+        known.stage_bytes = 0;
+        let reset = std::mem::take(&mut known.stage_reset);
+        if let Some(covered) = &mut known.vector {
+            join(covered, &end.vector);
+        }
+        let peer = known.peer;
+        self.take_batch(peer, stage, &end, reset);
+        self.release_held(link, false);
+        self.show_node(peer);
+    }
+
+    /// Takes a whole batch: entries, then the vector that covers them, then what follows from it.
+    fn take_batch(&mut self, peer: NodeId, entries: Vec<WireEntry>, end: &BatchEnd, reset: bool) {
+        let mut changes = Changes::default();
+        if reset {
+            self.replica.reset_to(&end.vector, &end.floor, &mut changes);
+        }
+        let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
+        let own = self.settings.node;
+        for entry in entries {
+            if key::parse(&entry.key).is_none()
+                && entry.key.first().is_none_or(|kind| b"NIMTRCP".contains(kind))
+            {
+                let why = "its key is malformed".into();
+                self.notice(Notice::EntryRefused { node: peer, why });
+                continue;
+            }
+            // Nobody else can know what this life of this node wrote better than it does itself.
+            if key::owner(&entry.key) == Some(own) {
+                continue;
+            }
+            self.saw(entry.hlc);
+            let stamp = Stamp { hlc: entry.hlc, dot: entry.dot };
+            self.replica.merge(&entry.key, stamp, entry.value, self.now.wall_ms, &mut changes);
+        }
+        let mut vector = end.vector.clone();
+        vector.remove(&self.origin());
+        self.replica.cover(&vector, &mut changes);
+        if news {
+            for link in self.links.values_mut() {
+                link.dirty = true;
+            }
+        }
+        let mut keys = changes.keys;
+        keys.sort();
+        keys.dedup();
+        let subjects: Vec<Subject> = keys.iter().filter_map(key::parse).collect();
+        self.registry_changed(&subjects);
+        self.contexts_changed(subjects);
+    }
+
+    // --- Liveness.
+
+    pub(crate) fn link_to(&self, node: NodeId) -> Option<LinkId> {
+        self.nodes.get(&node).and_then(|node| node.link)
+    }
+
+    pub(crate) fn link_timers(&mut self) {
+        let (now, timing) = (self.now.tick, self.settings.timing);
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in links {
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            match link.state {
+                State::Opening if now.since(link.opened) >= timing.open_ms * 1000 => {
+                    self.close_link(id, reject::PROTOCOL, "the link was not opened in time");
+                }
+                State::Opening => {}
+                State::Up => {
+                    // A heartbeat that is this late means that this node itself was stopped: what the
+                    // other said meanwhile is still waiting to be read.
+                    let stalled = now.since(link.pinged) > (timing.heartbeat_ms + 600) * 1000;
+                    if stalled {
+                        link.heard =
+                            Tick(now.0.saturating_sub((timing.suspect_ms - timing.heartbeat_ms) * 1000));
+                    }
+                    if now.since(link.heard) >= timing.suspect_ms * 1000 {
+                        let text = format!("nothing heard for {} ms", now.since(link.heard) / 1000);
+                        self.close_link(id, 0, &text);
+                        continue;
+                    }
+                    if now.since(link.pinged) >= timing.heartbeat_ms * 1000 {
+                        link.pinged = now;
+                        link.pings += 1;
+                        let message = LinkMessage::Ping { count: link.pings, sent: now.0 };
+                        self.emit(Output::Link { link: id, lane: Lane::Control, message });
+                    }
+                    let waits = self.links.get(&id).is_some_and(|link| {
+                        !link.held.is_empty() && now.since(link.held_since) >= timing.hold_ms * 1000
+                    });
+                    if waits {
+                        self.release_held(id, true);
+                    }
+                }
+            }
+        }
+        let gone: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.lost_at.is_some_and(|at| now.since(at) >= timing.gone_ms * 1000))
+            .map(|(id, _)| *id)
+            .collect();
+        for node in gone {
+            self.end_streams_with(node);
+            let Some(known) = self.nodes.get_mut(&node) else { continue };
+            known.lost_at = None;
+            let name = known.name.clone();
+            self.notice(Notice::NodeGone { node, name });
+        }
+        if now >= self.next_digest {
+            self.next_digest = now.plus_millis(timing.digest_ms);
+            self.send_digests();
+            let before = self.now.wall_ms.saturating_sub(timing.tombstone_ms);
+            let vectors = self.links.values().filter_map(|link| link.vector.as_ref());
+            let all_linked = self.nodes.values().all(|node| node.link.is_some() || node.lost_at.is_none());
+            if all_linked {
+                let vectors: Vec<VersionVector> = vectors.cloned().collect();
+                self.replica.drop_tombstones(vectors.iter(), before);
+            }
+        }
+    }
+
+    fn send_digests(&mut self) {
+        let up: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.state == State::Up).map(|(id, _)| *id).collect();
+        for link in up {
+            let message = LinkMessage::Digest {
+                domain: self.settings.domain,
+                vector: self.replica.vector().clone(),
+                hash: self.replica.hash(),
+            };
+            // In the order of the batches: what is compared is what they brought.
+            self.flush_link(link);
+            self.emit(Output::Link { link, lane: Lane::Replication, message });
+        }
+    }
+
+    pub(crate) fn link_timeout(&self) -> Option<Tick> {
+        let timing = self.settings.timing;
+        let of_links = self.links.values().flat_map(|link| {
+            let opening = (link.state == State::Opening).then(|| link.opened.plus_millis(timing.open_ms));
+            let up = (link.state == State::Up).then(|| {
+                link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(timing.suspect_ms))
+            });
+            let held = (!link.held.is_empty()).then(|| link.held_since.plus_millis(timing.hold_ms));
+            [opening, up, held].into_iter().flatten()
+        });
+        let of_nodes =
+            self.nodes.values().filter_map(|node| node.lost_at).map(|at| at.plus_millis(timing.gone_ms));
+        of_links.chain(of_nodes).chain([self.next_digest]).min()
+    }
+
+    fn reject_link(&mut self, link: LinkId, code: u16, text: &str) {
+        let message = LinkMessage::Reject { code, text: text.into() };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        self.close_link(link, code, text);
+    }
+
+    fn close_link(&mut self, link: LinkId, code: u16, text: &str) {
+        self.emit(Output::CloseLink { link, code, text: text.into() });
+        self.link_closed(link, &text.into());
+    }
+
+    fn drop_link(&mut self, link: LinkId, text: &str) {
+        self.close_link(link, reject::DUPLICATE, text);
+    }
+
+    pub(crate) fn link_closed(&mut self, link: LinkId, reason: &Text) {
+        let Some(known) = self.links.get(&link) else { return };
+        let peer = known.peer;
+        let serving = self.link_to(peer) == Some(link);
+        if serving {
+            self.node_unreachable(peer, link, reason);
+        }
+        self.links.remove(&link);
+    }
+
+    fn node_unreachable(&mut self, peer: NodeId, link: LinkId, reason: &Text) {
+        let Some(node) = self.nodes.get_mut(&peer) else { return };
+        node.link = None;
+        node.lost_at = Some(self.now.tick);
+        let name = node.name.clone();
+        self.end_calls_over(link, &name);
+        self.end_requests_over(link, &name);
+        self.hide_node(peer, &Cause::Unreachable);
+        self.notice(Notice::NodeDown { node: peer, name, reason: reason.clone() });
+    }
+
+    /// Tells the other nodes that this one leaves on purpose.
+    pub(crate) fn leave_mesh(&mut self) {
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            let message = LinkMessage::Goaway { reason: "the node is shutting down".into() };
+            self.emit(Output::Link { link, lane: Lane::Control, message });
+        }
+    }
+}

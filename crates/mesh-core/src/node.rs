@@ -1,0 +1,347 @@
+//! The node: its state, its four verbs, and what all parts share.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use mesh_model::link::LinkMessage;
+use mesh_model::{
+    CallId, Command, DomainId, Dot, Event, Hlc, Incarnation, Json, Lane, Limits, LinkId, NodeId, Now, Origin,
+    Reason, Request, SESSION_LANES, SessionId, Stamp, Text, Tick,
+};
+
+use crate::bus::Bus;
+use crate::call::{Invocation, RemoteCall};
+use crate::content::Step;
+use crate::context::SharedContext;
+use crate::key::{ContextKey, UserKey};
+use crate::link::Link;
+use crate::registry::{RemoteInstance, RemoteNode};
+use crate::replica::{Changes, Replica};
+use crate::session::Session;
+use crate::stream::{Branch, Interest, RemoteSubscription};
+use crate::{Input, Notice, Output};
+
+/// Who a node is and how it behaves.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Its id.
+    pub node: NodeId,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// What people call it; shown to applications as `machine`.
+    pub name: Text,
+    /// Where other nodes may dial it.
+    pub addresses: Vec<Text>,
+    /// The domain it lives in.
+    pub domain: DomainId,
+    /// Makes the ids of this life unguessable and unlike those of others: random, made anew each start.
+    pub id_secret: u128,
+    /// Bounds.
+    pub limits: Limits,
+    /// Intervals.
+    pub timing: Timing,
+}
+
+/// The intervals that decide how soon a node notices things. Milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats on a link.
+    pub heartbeat_ms: u64,
+    /// Silence after which a link counts as broken.
+    pub suspect_ms: u64,
+    /// Absence after which subscriptions to an unreachable node end.
+    pub gone_ms: u64,
+    /// How long a message may wait for the replicated write it was sent after.
+    pub hold_ms: u64,
+    /// How long a link may take to be opened.
+    pub open_ms: u64,
+    /// Between comparisons of state with neighbours.
+    pub digest_ms: u64,
+    /// Age at which tombstones may be dropped.
+    pub tombstone_ms: u64,
+}
+
+impl Default for Timing {
+    /// The profile `lan` of the design note, a little quicker: withdrawn within 2 s.
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 400,
+            suspect_ms: 1_500,
+            gone_ms: 30_000,
+            hold_ms: 250,
+            open_ms: 5_000,
+            digest_ms: 30_000,
+            tombstone_ms: 3_600_000,
+        }
+    }
+}
+
+/// One node. See the crate's page.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) settings: NodeSettings,
+    pub(crate) now: Now,
+    pub(crate) replica: Replica,
+    hlc: Hlc,
+    pub(crate) seq: u64,
+    next_id: u64,
+
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// The sessions by instance id. One entry per session.
+    pub(crate) instances: BTreeMap<Text, SessionId>,
+    /// The sessions by user. One entry per session.
+    pub(crate) by_user: BTreeMap<UserKey, BTreeSet<SessionId>>,
+    /// The sessions by their whole identity, for those that brought their own instance name.
+    pub(crate) by_identity: BTreeMap<Json, SessionId>,
+
+    pub(crate) nodes: BTreeMap<NodeId, RemoteNode>,
+    pub(crate) remote: BTreeMap<Text, RemoteInstance>,
+
+    pub(crate) invocations: BTreeMap<u64, Invocation>,
+    pub(crate) calls: BTreeMap<CallId, RemoteCall>,
+    /// The same calls by deadline. One entry per key of `calls`.
+    pub(crate) deadlines: BTreeSet<(Tick, CallId)>,
+
+    pub(crate) interests: BTreeMap<u64, Interest>,
+    pub(crate) branches: BTreeMap<(SessionId, Json), Branch>,
+    pub(crate) subscriptions: BTreeMap<CallId, RemoteSubscription>,
+    /// Which subscriptions a branch of another node feeds.
+    pub(crate) remote_branches: BTreeMap<(NodeId, u64), BTreeSet<CallId>>,
+
+    pub(crate) contexts: BTreeMap<ContextKey, SharedContext>,
+    pub(crate) context_ids: BTreeMap<Text, ContextKey>,
+    pub(crate) bus: Bus,
+
+    pub(crate) links: BTreeMap<LinkId, Link>,
+    pub(crate) next_digest: Tick,
+    pub(crate) divergences: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl AsRef<Replica> for Node {
+    fn as_ref(&self) -> &Replica {
+        &self.replica
+    }
+}
+
+impl Node {
+    /// Makes a node that knows nobody.
+    #[must_use]
+    pub fn new(settings: NodeSettings, now: Now) -> Self {
+        let mut node = Self {
+            next_digest: now.tick.plus_millis(settings.timing.digest_ms),
+            settings,
+            now,
+            replica: Replica::default(),
+            hlc: Hlc::default(),
+            seq: 0,
+            next_id: 0,
+            sessions: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            by_user: BTreeMap::new(),
+            by_identity: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            invocations: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            interests: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            remote_branches: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            context_ids: BTreeMap::new(),
+            bus: Bus::default(),
+            links: BTreeMap::new(),
+            divergences: 0,
+            outputs: VecDeque::new(),
+        };
+        node.publish_node_record();
+        node
+    }
+
+    /// Takes one input. Drain [`poll_output`](Self::poll_output) before the next.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        self.now = now;
+        match input {
+            Input::Session { session, command } => self.command(session, command),
+            Input::SessionClosed { session } => self.detach(session),
+            Input::LinkOpened { link, peer } => self.link_opened(link, peer),
+            Input::Link { link, message } => self.link_message(link, message),
+            Input::LinkDrained { link } => self.link_drained(link),
+            Input::LinkClosed { link, reason } => self.link_closed(link, &reason),
+            Input::Leave => self.leave_mesh(),
+        }
+        self.flush_links();
+    }
+
+    /// Does what is due. Calling it too early or too often does no harm.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        self.link_timers();
+        self.call_timers();
+        self.flush_links();
+    }
+
+    /// Returns the next thing to be done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout), if nothing else happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        let call = self.deadlines.first().map(|(at, _)| *at);
+        self.link_timeout().into_iter().chain(call).min()
+    }
+
+    fn command(&mut self, session: SessionId, command: Command) {
+        if let Command::Attach { request, identity, user, login } = command {
+            return self.attach(session, request, &identity, user, login);
+        }
+        if !self.sessions.contains_key(&session) {
+            // Without a session there is nobody to answer; the adapter has said so already.
+            return;
+        }
+        match command {
+            Command::Attach { .. } => {}
+            Command::Join { request, area } => self.join(session, request, area),
+            Command::Leave { request, area, words } => self.leave(session, request, area, words),
+            Command::Register { request, methods } => self.register(session, request, methods),
+            Command::Unregister { request, methods } => self.unregister(session, request, methods),
+            Command::Call { request, server, method, arguments, trace } => {
+                self.call(session, request, &server, method, arguments, trace);
+            }
+            Command::Yield { invocation, result } => self.yield_result(session, invocation, result),
+            Command::Fail { request, id, words, context } => self.fail(session, request, id, words, context),
+            Command::Subscribe { request, server, method, arguments } => {
+                self.subscribe(session, request, &server, method, arguments);
+            }
+            Command::Unsubscribe { request, subscription, words } => {
+                self.unsubscribe(session, request, subscription, words);
+            }
+            Command::Accept { subscription, branch } => self.accept(session, subscription, &branch),
+            Command::Drop { request, subscription, words } => {
+                self.drop_subscription(session, request, subscription, words)
+            }
+            Command::Push { branch, data, sequence, snapshot } => {
+                self.push(session, branch, data, sequence, snapshot)
+            }
+            Command::PushTo { subscription, data, sequence, snapshot } => {
+                self.push_to(session, subscription, data, sequence, snapshot);
+            }
+            Command::CreateContext { request, name, data, lifetime } => {
+                self.create_context(session, request, name, data, lifetime);
+            }
+            Command::SubscribeContext { request, context } => {
+                self.subscribe_context(session, request, &context)
+            }
+            Command::UnsubscribeContext { request, context } => {
+                self.unsubscribe_context(session, request, &context)
+            }
+            Command::UpdateContext { request, context, delta } => {
+                self.update_context(session, request, &context, delta)
+            }
+            Command::DestroyContext { request, context } => self.destroy_context(session, request, &context),
+            Command::BusSubscribe { request, pattern, routing_key } => {
+                self.bus_subscribe(session, request, pattern, routing_key);
+            }
+            Command::BusUnsubscribe { request, subscription } => {
+                self.bus_unsubscribe(session, request, subscription)
+            }
+            Command::BusPublish { topic, routing_key, target, data } => {
+                self.bus_publish(session, topic, routing_key, target, data);
+            }
+        }
+    }
+
+    pub(crate) fn emit(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.emit(Output::Notice(notice));
+    }
+
+    pub(crate) fn tell(&mut self, session: SessionId, event: Event) {
+        self.emit(Output::Event { session, event });
+    }
+
+    pub(crate) fn done(&mut self, session: SessionId, request: Request) {
+        self.tell(session, Event::Done { request });
+    }
+
+    pub(crate) fn refuse(&mut self, session: SessionId, request: Request, reason: Reason) {
+        self.tell(session, Event::Refused { request, reason });
+    }
+
+    /// Sends a message of one session's traffic, behind all writes made so far.
+    pub(crate) fn send_from(&mut self, session: u64, link: LinkId, message: LinkMessage) {
+        /// From this size on, a call or a result travels beside the ordered lanes, not in them.
+        const BULK_BYTES_MIN: usize = 64 << 10;
+        self.flush_link(link);
+        let large = matches!(message, LinkMessage::Call { .. } | LinkMessage::CallEnd { .. })
+            && message.payload_len() >= BULK_BYTES_MIN;
+        #[expect(clippy::cast_possible_truncation, reason = "a remainder of a small number")]
+        let lane = if large { Lane::Bulk } else { Lane::Session((session % u64::from(SESSION_LANES)) as u8) };
+        self.emit(Output::Link { link, lane, message });
+    }
+
+    /// Returns a number that this life of the node never used before.
+    pub(crate) const fn next_number(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Returns an id for applications: begins with `prefix`, unique over the mesh, not to be guessed.
+    pub(crate) fn next_name(&mut self, prefix: char) -> Text {
+        let number = u128::from(self.next_number());
+        let mut x = self.settings.id_secret ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        for _ in 0..3 {
+            x = (x ^ (x >> 67)).wrapping_mul(0xda94_2042_e4dd_58b5_2b7e_1516_28ae_d2a7);
+            x ^= self.settings.id_secret.rotate_left(41);
+        }
+        Text::from(format!("{prefix}-{:020x}", x >> 48))
+    }
+
+    /// Returns whether `more` entries of `bytes` in total still fit into the domain.
+    pub(crate) fn room_for(&self, more: usize, bytes: usize) -> Result<(), Reason> {
+        let limits = &self.settings.limits;
+        if self.replica.len() + more > limits.domain_entries_max {
+            return Err(Reason::Limit { limit: "domain_entries_max", max: limits.domain_entries_max as u64 });
+        }
+        if self.replica.bytes() + bytes > limits.domain_bytes_max {
+            return Err(Reason::Limit { limit: "domain_bytes_max", max: limits.domain_bytes_max as u64 });
+        }
+        Ok(())
+    }
+
+    /// Makes one write of this node out of a step: all its parts under one dot.
+    pub(crate) fn write(&mut self, step: Step) {
+        self.seq += 1;
+        self.hlc = Hlc((self.hlc.0 + 1).max(Hlc::from_wall_ms(self.now.wall_ms).0));
+        let dot = Dot { origin: self.origin(), seq: self.seq };
+        let stamp = Stamp { hlc: self.hlc, dot };
+        let mut changes = Changes::default();
+        for write in step {
+            self.replica.merge(&write.key, stamp, write.value, self.now.wall_ms, &mut changes);
+        }
+        self.replica.cover_own(dot);
+        for link in self.links.values_mut() {
+            link.dirty = true;
+        }
+    }
+
+    /// Moves the hybrid clock past a stamp seen, so that what is written next is newer.
+    pub(crate) fn saw(&mut self, hlc: Hlc) {
+        self.hlc = self.hlc.max(hlc);
+    }
+
+    pub(crate) const fn origin(&self) -> Origin {
+        Origin { node: self.settings.node, incarnation: self.settings.incarnation }
+    }
+
+    /// Returns the sessions of a user on this node, in the order they came.
+    pub(crate) fn sessions_of(&self, user: &UserKey) -> Vec<SessionId> {
+        self.by_user.get(user).map(|sessions| sessions.iter().copied().collect()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,367 @@
+//! The one replication algorithm: registry and contexts as dotted entries (design note 5.6).
+//!
+//! A replica maps keys to entries; an entry keeps the *dot* of the write that made it. A version
+//! vector says up to where the writes of each origin are covered, that is: here, or replaced by
+//! something that is here. Neighbours exchange their vectors, then batches of what the other's vector
+//! does not cover. A batch is staged and takes effect whole: entries and vector together, since a
+//! vector taken over entry by entry would claim what a newer write had already replaced.
+//!
+//! The merge is a maximum per key, so the path a write takes does not matter and loops do no harm.
+//! Keys below each other in a context's content hide each other by the rules of
+//! [`content`](crate::content); what is hidden for good is dropped at once.
+//!
+//! Invariant: for every write that `vector` covers, the entry, or one that replaced or hides it, is in
+//! `entries`, or its tombstone was dropped and `floor` covers it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use mesh_model::link::WireEntry;
+use mesh_model::{Dot, Hlc, Incarnation, NodeId, Origin, Stamp, VersionVector};
+
+use crate::key;
+
+/// A write as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) stamp: Stamp,
+    /// `None` is a tombstone: "nothing here as of that stamp".
+    pub(crate) value: Option<Bytes>,
+    /// When it arrived here, counted.
+    arrival: u64,
+    /// When it arrived here, in wall-clock milliseconds, for the age of tombstones.
+    at_wall_ms: u64,
+}
+
+/// A node's copy of one domain.
+#[derive(Debug, Default)]
+pub(crate) struct Replica {
+    entries: BTreeMap<Bytes, Entry>,
+    /// The keys of `entries` in the order of arrival. One per entry.
+    arrivals: BTreeMap<u64, Bytes>,
+    vector: VersionVector,
+    /// Covers every write whose tombstone was dropped.
+    floor: VersionVector,
+    /// The newest stamp among those.
+    floor_hlc: Hlc,
+    hash: u64,
+    bytes: usize,
+    next_arrival: u64,
+}
+
+/// What a merge changed.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Keys whose entry is another one now, gone, or turned from value to tombstone. May repeat.
+    pub(crate) keys: Vec<Bytes>,
+}
+
+impl Replica {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Returns all entries whose key begins with `prefix`, in key order.
+    pub(crate) fn below<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a Bytes, &'a Entry)> {
+        self.entries
+            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    pub(crate) const fn vector(&self) -> &VersionVector {
+        &self.vector
+    }
+
+    pub(crate) const fn floor(&self) -> &VersionVector {
+        &self.floor
+    }
+
+    pub(crate) const fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the highest arrival so far; entries that come later have higher ones.
+    pub(crate) const fn cursor(&self) -> u64 {
+        self.next_arrival
+    }
+
+    /// Returns the newest life known of a node.
+    pub(crate) fn newest(&self, node: NodeId) -> Option<Incarnation> {
+        let first = Origin { node, incarnation: Incarnation(0) };
+        let last = Origin { node, incarnation: Incarnation(u64::MAX) };
+        self.vector.range(first..=last).next_back().map(|(origin, _)| origin.incarnation)
+    }
+
+    /// Takes one write, local or from a batch, if nothing here is newer.
+    ///
+    /// Does not touch the vector: a batch joins it once, when all its entries are in.
+    pub(crate) fn merge(
+        &mut self,
+        key: &Bytes,
+        stamp: Stamp,
+        value: Option<Bytes>,
+        wall_ms: u64,
+        changes: &mut Changes,
+    ) {
+        if let Some(owner) = key::owner(key) {
+            let stale = self.newest(owner).is_some_and(|newest| newest > stamp.dot.origin.incarnation);
+            let older = self.get(key).is_some_and(|old| old.stamp.dot >= stamp.dot);
+            // A registration counts only while its node lives the life that made it.
+            if stamp.dot.origin.node != owner || stale || older {
+                return;
+            }
+            self.put(key, stamp, value, wall_ms);
+            changes.keys.push(key.clone());
+            return;
+        }
+        if key.first() == Some(&b'P') {
+            self.merge_content(key, stamp, value, wall_ms, changes);
+        } else if self.get(key).is_none_or(|old| old.stamp < stamp) {
+            self.put(key, stamp, value, wall_ms);
+            changes.keys.push(key.clone());
+        }
+    }
+
+    /// The content rule: an entry hides older ones at its path and below, and turns an older plain
+    /// value above it into an object.
+    fn merge_content(
+        &mut self,
+        key: &Bytes,
+        stamp: Stamp,
+        mut value: Option<Bytes>,
+        wall_ms: u64,
+        changes: &mut Changes,
+    ) {
+        let mark = key.last() == Some(&key::MARK);
+        let path = if mark { &key[..key.len() - 1] } else { &key[..] };
+        if self.get(key).is_some_and(|old| old.stamp >= stamp) {
+            return;
+        }
+        // Above, and for a mark at its own path: anything newer there replaced all below.
+        let mut plain_above = Vec::new();
+        for ancestor in ancestors(path) {
+            let own = ancestor.len() == path.len();
+            if own && !mark {
+                continue;
+            }
+            if let Some(entry) = self.get(ancestor) {
+                if entry.stamp > stamp {
+                    return;
+                }
+                if entry.stamp < stamp && entry.value.as_ref().is_some_and(|v| v.first() != Some(&b'{')) {
+                    plain_above.push(key.slice(..ancestor.len()));
+                }
+            }
+        }
+        for above in plain_above {
+            if let Some(entry) = self.entries.get_mut(&above) {
+                self.bytes -= entry.value.take().map_or(0, |v| v.len());
+                changes.keys.push(above);
+            }
+        }
+        if !mark {
+            let older: Vec<Bytes> = self
+                .below(path)
+                .filter(|(below, entry)| below.len() > path.len() && entry.stamp < stamp)
+                .map(|(below, _)| below.clone())
+                .collect();
+            for below in older {
+                self.drop_entry(&below);
+                changes.keys.push(below);
+            }
+            let plain = value.as_ref().is_some_and(|v| v.first() != Some(&b'{'));
+            let newer_below = plain
+                && self.below(path).any(|(below, entry)| below.len() > path.len() && entry.stamp > stamp);
+            if newer_below {
+                value = None;
+            }
+        }
+        self.put(key, stamp, value, wall_ms);
+        changes.keys.push(key.clone());
+    }
+
+    /// Joins a vector after the entries it covers are in, and forgets what dead lives registered.
+    pub(crate) fn cover(&mut self, vector: &VersionVector, changes: &mut Changes) {
+        for (origin, seq) in vector {
+            let newer_life = self.newest(origin.node).is_none_or(|newest| newest < origin.incarnation);
+            let covered = self.vector.entry(*origin).or_insert(0);
+            *covered = (*covered).max(*seq);
+            if newer_life {
+                self.forget_older_lives(*origin, changes);
+            }
+        }
+    }
+
+    fn forget_older_lives(&mut self, origin: Origin, changes: &mut Changes) {
+        for kind in key::OWNED {
+            let prefix = [&[kind], &origin.node.0[..]].concat();
+            let dead: Vec<Bytes> = self
+                .below(&prefix)
+                .filter(|(_, entry)| entry.stamp.dot.origin.incarnation < origin.incarnation)
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in dead {
+                self.drop_entry(&key);
+                changes.keys.push(key);
+            }
+        }
+    }
+
+    /// Covers one more write of this node.
+    pub(crate) fn cover_own(&mut self, dot: Dot) {
+        self.vector.insert(dot.origin, dot.seq);
+    }
+
+    /// Returns entries that a vector does not cover, oldest write first.
+    pub(crate) fn news_for(&self, vector: &VersionVector) -> Vec<WireEntry> {
+        let mut news: Vec<WireEntry> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| !covers(vector, e.stamp.dot))
+            .map(|(k, e)| wire(k, e))
+            .collect();
+        news.sort_by_key(|entry| entry.dot);
+        news
+    }
+
+    /// Returns entries that arrived after `cursor` and that a vector does not cover, oldest write first.
+    pub(crate) fn news_since(&self, cursor: u64, vector: &VersionVector) -> Vec<WireEntry> {
+        let mut news: Vec<WireEntry> = self
+            .arrivals
+            .range(cursor..)
+            .filter_map(|(_, key)| self.entries.get_key_value(key))
+            .filter(|(_, e)| !covers(vector, e.stamp.dot))
+            .map(|(k, e)| wire(k, e))
+            .collect();
+        news.sort_by_key(|entry| entry.dot);
+        news
+    }
+
+    /// Drops tombstones that all of `vectors` cover and that are older than `before_wall_ms`.
+    pub(crate) fn drop_tombstones<'a>(
+        &mut self,
+        vectors: impl Iterator<Item = &'a VersionVector> + Clone,
+        before_wall_ms: u64,
+    ) {
+        let old: Vec<(Bytes, Stamp)> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.value.is_none() && e.at_wall_ms < before_wall_ms)
+            .filter(|(_, e)| vectors.clone().all(|vector| covers(vector, e.stamp.dot)))
+            // One with entries below it stands for an object; one below a whole value hides a part of it.
+            .filter(|(key, _)| self.below(key).nth(1).is_none() && !self.hides_a_part(key))
+            .map(|(key, e)| (key.clone(), e.stamp))
+            .collect();
+        for (key, stamp) in old {
+            self.drop_entry(&key);
+            let floor = self.floor.entry(stamp.dot.origin).or_insert(0);
+            *floor = (*floor).max(stamp.dot.seq);
+            self.floor_hlc = self.floor_hlc.max(stamp.hlc);
+        }
+    }
+
+    /// Prepares for a snapshot of a replica whose dropped tombstones this one may have missed: drops
+    /// what the sender's vector covers, for the snapshot brings again whatever is still alive.
+    ///
+    /// What the sender has not covered stays and will be sent to it.
+    pub(crate) fn reset_to(&mut self, vector: &VersionVector, floor: &VersionVector, changes: &mut Changes) {
+        let covered: Vec<Bytes> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| covers(vector, e.stamp.dot))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in covered {
+            self.drop_entry(&key);
+            changes.keys.push(key);
+        }
+        join(&mut self.floor, floor);
+    }
+
+    /// Returns whether a content key lies below a path that was written as one whole value.
+    fn hides_a_part(&self, key: &[u8]) -> bool {
+        key.first() == Some(&b'P')
+            && ancestors(key)
+                .any(|above| above.len() < key.len() && self.get(above).is_some_and(|e| e.value.is_some()))
+    }
+
+    fn put(&mut self, key: &Bytes, stamp: Stamp, value: Option<Bytes>, wall_ms: u64) {
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        let size = key.len() + value.as_ref().map_or(0, Bytes::len);
+        // A key or value that came in a frame must not keep the frame alive.
+        let entry =
+            Entry { stamp, value: value.map(|v| Bytes::copy_from_slice(&v)), arrival, at_wall_ms: wall_ms };
+        let key = Bytes::copy_from_slice(key);
+        self.hash ^= entry_hash(&key, stamp.dot);
+        self.bytes += size;
+        if let Some(old) = self.entries.insert(key.clone(), entry) {
+            self.hash ^= entry_hash(&key, old.stamp.dot);
+            self.bytes -= key.len() + old.value.map_or(0, |v| v.len());
+            self.arrivals.remove(&old.arrival);
+        }
+        self.arrivals.insert(arrival, key);
+    }
+
+    fn drop_entry(&mut self, key: &[u8]) {
+        if let Some((key, old)) = self.entries.remove_entry(key) {
+            self.hash ^= entry_hash(&key, old.stamp.dot);
+            self.bytes -= key.len() + old.value.map_or(0, |v| v.len());
+            self.arrivals.remove(&old.arrival);
+        }
+    }
+}
+
+/// Returns whether a vector covers a write.
+pub(crate) fn covers(vector: &VersionVector, dot: Dot) -> bool {
+    vector.get(&dot.origin).is_some_and(|seq| *seq >= dot.seq)
+}
+
+/// Returns whether one vector covers all that another does.
+pub(crate) fn covers_all(vector: &VersionVector, other: &VersionVector) -> bool {
+    other.iter().all(|(origin, seq)| vector.get(origin).is_some_and(|covered| covered >= seq))
+}
+
+/// Makes a vector cover what another covers too.
+pub(crate) fn join(vector: &mut VersionVector, other: &VersionVector) {
+    for (origin, seq) in other {
+        let covered = vector.entry(*origin).or_insert(0);
+        *covered = (*covered).max(*seq);
+    }
+}
+
+/// Returns the paths at and above a content path, root first.
+fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // The first two fields name the context; the root of its content ends there.
+    path.iter().enumerate().filter(|(_, byte)| **byte == key::END).skip(1).map(|(at, _)| &path[..=at])
+}
+
+fn wire(key: &Bytes, entry: &Entry) -> WireEntry {
+    WireEntry { key: key.clone(), dot: entry.stamp.dot, hlc: entry.stamp.hlc, value: entry.value.clone() }
+}
+
+/// Hashes (key, dot), so that the exclusive-or over all entries tells two replicas apart.
+fn entry_hash(key: &[u8], dot: Dot) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |word: u64| {
+        hash = (hash ^ word).wrapping_mul(0x9fb2_1c65_1e98_df25);
+        hash ^= hash >> 32;
+    };
+    for chunk in key.chunks(8).chain(dot.origin.node.0.chunks(8)) {
+        let mut word = [0u8; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        mix(u64::from_le_bytes(word) ^ (chunk.len() as u64) << 56);
+    }
+    mix(dot.origin.incarnation.0);
+    mix(dot.seq);
+    hash
+}

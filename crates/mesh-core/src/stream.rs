@@ -1,0 +1,580 @@
+//! Streams: subscriptions to methods that push data.
+//!
+//! At the provider's node each subscription is an [`Interest`]. A provider binds it to a *branch*; data
+//! of a branch goes once to each subscribing session here and once to each node that has subscribers,
+//! which fans out to its own. While a node cannot be reached, subscriptions over it are parked on both
+//! sides; they end only when it is gone for good, since clients take a cancelled one as final.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_model::link::LinkMessage;
+use mesh_model::{
+    Answer, Arguments, CallFailure, CallId, Cause, Event, Json, LinkId, NodeId, Outcome, Reason, Request,
+    SessionId, Text, Words,
+};
+
+use crate::call::Target;
+use crate::node::Node;
+
+/// A subscription as its provider's node knows it.
+#[derive(Debug)]
+pub(crate) struct Interest {
+    provider: SessionId,
+    method: Json,
+    caller: Text,
+    subscriber: Subscriber,
+    /// The branch it is bound to; `None` until it is accepted.
+    branch: Option<Json>,
+}
+
+#[derive(Clone, Debug)]
+enum Subscriber {
+    Local { session: SessionId, request: Request },
+    Remote { node: NodeId, id: CallId },
+}
+
+/// A branch of a provider's streams.
+#[derive(Debug, Default)]
+pub(crate) struct Branch {
+    /// Its number on links.
+    number: u64,
+    /// The interests bound to it, by subscriber: sessions here, and other nodes.
+    local: BTreeMap<u64, SessionId>,
+    remote: BTreeMap<NodeId, BTreeSet<u64>>,
+}
+
+/// A subscription to a provider on another node, as its subscriber's node knows it.
+#[derive(Debug)]
+pub(crate) struct RemoteSubscription {
+    session: SessionId,
+    /// The request, until it is answered.
+    request: Option<Request>,
+    pub(crate) node: NodeId,
+    link: LinkId,
+    branch: Option<u64>,
+}
+
+impl Node {
+    pub(crate) fn subscribe(
+        &mut self,
+        session: SessionId,
+        request: Request,
+        server: &Text,
+        method: Json,
+        arguments: Arguments,
+    ) {
+        let target = match self.target(session, server, &method, &arguments) {
+            Ok(target) => target,
+            Err(refusal) => return self.not_called(session, request, refusal),
+        };
+        let max = self.settings.limits.subscriptions_per_session_max;
+        let own = &self.sessions[&session];
+        if own.subscribed.len() >= max {
+            let reason = Reason::Limit { limit: "subscriptions_per_session_max", max: max as u64 };
+            return self.refuse(session, request, reason);
+        }
+        let caller = own.instance.clone();
+        match target {
+            Target::Local { callee, .. } => {
+                let subscriber = Subscriber::Local { session, request };
+                let number = self.ask_provider(callee, caller, method, arguments, subscriber);
+                if let Some(own) = self.sessions.get_mut(&session) {
+                    own.subscribed.insert(number);
+                }
+            }
+            Target::Remote { node, link, .. } => {
+                let id = CallId(self.next_number());
+                let subscription =
+                    RemoteSubscription { session, request: Some(request), node, link, branch: None };
+                self.subscriptions.insert(id, subscription);
+                if let Some(own) = self.sessions.get_mut(&session) {
+                    own.subscribed.insert(id.0);
+                }
+                self.send_call(session, link, id, true, server, method, arguments, None);
+            }
+        }
+    }
+
+    pub(crate) fn subscription_arrived(
+        &mut self,
+        provider: SessionId,
+        node: NodeId,
+        id: CallId,
+        caller: Text,
+        method: Json,
+        arguments: Arguments,
+    ) {
+        self.ask_provider(provider, caller, method, arguments, Subscriber::Remote { node, id });
+    }
+
+    fn ask_provider(
+        &mut self,
+        provider: SessionId,
+        caller: Text,
+        method: Json,
+        arguments: Arguments,
+        subscriber: Subscriber,
+    ) -> u64 {
+        let subscription = self.next_number();
+        let interest =
+            Interest { provider, method: method.clone(), caller: caller.clone(), subscriber, branch: None };
+        self.interests.insert(subscription, interest);
+        if let Some(session) = self.sessions.get_mut(&provider) {
+            session.interests.insert(subscription);
+        }
+        self.tell(provider, Event::SubscriptionRequested { subscription, method, caller, arguments });
+        subscription
+    }
+
+    pub(crate) fn accept(&mut self, provider: SessionId, subscription: u64, branch: &Json) {
+        let Some(interest) = self.interests.get_mut(&subscription).filter(|i| i.provider == provider) else {
+            return;
+        };
+        let branch = branch.detached();
+        let first = interest.branch.is_none();
+        let subscriber = interest.subscriber.clone();
+        // A second accept binds anew: the old branch feeds it no more.
+        self.unbind(subscription);
+        if let Some(interest) = self.interests.get_mut(&subscription) {
+            interest.branch = Some(branch.clone());
+        }
+        let number = match self.branches.get(&(provider, branch.clone())) {
+            Some(known) => known.number,
+            None => self.next_number(),
+        };
+        let bound =
+            self.branches.entry((provider, branch)).or_insert_with(|| Branch { number, ..Branch::default() });
+        match subscriber {
+            Subscriber::Local { session, request } => {
+                bound.local.insert(subscription, session);
+                if first {
+                    self.tell(session, Event::Subscribed { request, subscription });
+                }
+            }
+            Subscriber::Remote { node, id } => {
+                bound.remote.entry(node).or_default().insert(subscription);
+                if let Some(link) = self.link_to(node) {
+                    self.send_from(
+                        provider.0,
+                        link,
+                        LinkMessage::SubscriptionAccepted { id, branch: number },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Takes a subscription off its branch.
+    fn unbind(&mut self, subscription: u64) {
+        let Some(interest) = self.interests.get_mut(&subscription) else { return };
+        let Some(branch) = interest.branch.take() else { return };
+        let key = (interest.provider, branch);
+        let Some(bound) = self.branches.get_mut(&key) else { return };
+        bound.local.remove(&subscription);
+        if let Subscriber::Remote { node, .. } = interest.subscriber
+            && let Some(of_node) = bound.remote.get_mut(&node)
+        {
+            of_node.remove(&subscription);
+            if of_node.is_empty() {
+                bound.remote.remove(&node);
+            }
+        }
+        if bound.local.is_empty() && bound.remote.is_empty() {
+            self.branches.remove(&key);
+        }
+    }
+
+    /// The provider rejects a subscription, or kills an accepted one with an error.
+    pub(crate) fn reject(&mut self, provider: SessionId, subscription: u64, answer: Answer) -> bool {
+        if self.interests.get(&subscription).is_none_or(|interest| interest.provider != provider) {
+            return false;
+        }
+        let Some((interest, _)) = self.close_interest(subscription) else { return false };
+        let outcome = Outcome::Answered(answer);
+        match interest.subscriber {
+            Subscriber::Local { session, request } => {
+                self.tell(session, Event::CallEnded { request, outcome })
+            }
+            Subscriber::Remote { node, id } => {
+                self.send_to_node(provider, node, |after| LinkMessage::CallEnd { id, outcome, after })
+            }
+        }
+        true
+    }
+
+    pub(crate) fn drop_subscription(
+        &mut self,
+        provider: SessionId,
+        request: Request,
+        subscription: u64,
+        words: Words,
+    ) {
+        let established =
+            self.interests.get(&subscription).is_some_and(|i| i.provider == provider && i.branch.is_some());
+        if !established {
+            return self.refuse(provider, request, Reason::InvalidSubscription);
+        }
+        self.end_interest(subscription, &Cause::Left(words), None);
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        provider: SessionId,
+        branch: Json,
+        data: Json,
+        sequence: Option<Json>,
+        snapshot: Option<Json>,
+    ) {
+        let Some(bound) = self.branches.get(&(provider, branch)) else { return };
+        let number = bound.number;
+        let local: Vec<(u64, SessionId)> =
+            bound.local.iter().map(|(sub, session)| (*sub, *session)).collect();
+        let nodes: Vec<NodeId> = bound.remote.keys().copied().collect();
+        for (subscription, session) in local {
+            let (data, sequence, snapshot) = (data.clone(), sequence.clone(), snapshot.clone());
+            self.tell(session, Event::StreamData { subscription, private: false, data, sequence, snapshot });
+        }
+        for node in nodes {
+            let (data, sequence, snapshot) = (data.clone(), sequence.clone(), snapshot.clone());
+            self.send_to_node(provider, node, |after| LinkMessage::BranchData {
+                branch: number,
+                data,
+                sequence,
+                snapshot,
+                after,
+            });
+        }
+    }
+
+    pub(crate) fn push_to(
+        &mut self,
+        provider: SessionId,
+        subscription: u64,
+        data: Json,
+        sequence: Option<Json>,
+        snapshot: Option<Json>,
+    ) {
+        let Some(interest) = self.interests.get(&subscription).filter(|i| i.provider == provider) else {
+            return;
+        };
+        match interest.subscriber.clone() {
+            Subscriber::Local { session, .. } => {
+                self.tell(
+                    session,
+                    Event::StreamData { subscription, private: true, data, sequence, snapshot },
+                );
+            }
+            Subscriber::Remote { node, id } => {
+                self.send_to_node(provider, node, |after| LinkMessage::PrivateData {
+                    id,
+                    data,
+                    sequence,
+                    snapshot,
+                    after,
+                });
+            }
+        }
+    }
+
+    fn send_to_node(&mut self, session: SessionId, node: NodeId, message: impl FnOnce(u64) -> LinkMessage) {
+        if let Some(link) = self.link_to(node) {
+            let message = message(self.seq);
+            self.send_from(session.0, link, message);
+        }
+    }
+
+    pub(crate) fn unsubscribe(
+        &mut self,
+        session: SessionId,
+        request: Request,
+        subscription: u64,
+        words: Words,
+    ) {
+        let Some(own) = self.sessions.get_mut(&session).filter(|own| own.subscribed.contains(&subscription))
+        else {
+            return self.refuse(session, request, Reason::InvalidSubscription);
+        };
+        own.subscribed.remove(&subscription);
+        self.give_up(session, subscription, &Cause::Left(words));
+        self.done(session, request);
+    }
+
+    /// The subscriber's side ends a subscription; its provider is told.
+    fn give_up(&mut self, session: SessionId, subscription: u64, cause: &Cause) {
+        if let Some(remote) = self.close_subscription(CallId(subscription)) {
+            let id = CallId(subscription);
+            let cause = cause.clone();
+            self.send_to_node(session, remote.node, |_| LinkMessage::Unsubscribe { id, cause });
+        } else if let Some((interest, method)) = self.close_interest(subscription) {
+            let (caller, cause) = (interest.caller, cause.clone());
+            self.tell(interest.provider, Event::SubscriberGone { subscription, method, caller, cause });
+        }
+    }
+
+    /// Ends all subscriptions a session has; part of its leaving.
+    pub(crate) fn end_subscriptions_of(&mut self, session: SessionId, cause: &Cause) {
+        let Some(own) = self.sessions.get_mut(&session) else { return };
+        for subscription in std::mem::take(&mut own.subscribed) {
+            self.give_up(session, subscription, cause);
+        }
+    }
+
+    /// Ends all subscriptions to a provider's streams; part of its leaving.
+    pub(crate) fn end_interests_of(&mut self, provider: SessionId) {
+        let Some(own) = self.sessions.get(&provider) else { return };
+        for subscription in own.interests.clone() {
+            self.end_interest(subscription, &Cause::Disconnected, Some(CallFailure::CalleeGone));
+        }
+    }
+
+    /// Ends the subscriptions to methods that are offered no longer.
+    pub(crate) fn end_interests_in(&mut self, provider: SessionId, methods: &[Json]) {
+        let Some(own) = self.sessions.get(&provider) else { return };
+        let affected: Vec<u64> = own.interests.iter().copied().collect();
+        for subscription in affected {
+            if self.interests.get(&subscription).is_some_and(|interest| methods.contains(&interest.method)) {
+                self.end_interest(subscription, &Cause::MethodRemoved, Some(CallFailure::MethodRemoved));
+            }
+        }
+    }
+
+    /// The provider's side ends a subscription. One that was never accepted is still an open request,
+    /// and is answered with `pending`: a client cannot match a cancellation to it.
+    fn end_interest(&mut self, subscription: u64, cause: &Cause, pending: Option<CallFailure>) {
+        let accepted = self.interests.get(&subscription).is_some_and(|interest| interest.branch.is_some());
+        let Some((interest, _)) = self.close_interest(subscription) else { return };
+        let failure = pending.filter(|_| !accepted).map(Outcome::Failed);
+        match (interest.subscriber, failure) {
+            (Subscriber::Local { session, request }, Some(outcome)) => {
+                self.tell(session, Event::CallEnded { request, outcome });
+            }
+            (Subscriber::Local { session, .. }, None) => {
+                self.tell(session, Event::SubscriptionEnded { subscription, cause: cause.clone() });
+            }
+            (Subscriber::Remote { node, id }, Some(outcome)) => {
+                self.send_to_node(interest.provider, node, |after| LinkMessage::CallEnd {
+                    id,
+                    outcome,
+                    after,
+                });
+            }
+            (Subscriber::Remote { node, id }, None) => {
+                let cause = cause.clone();
+                self.send_to_node(interest.provider, node, |_| LinkMessage::SubscriptionEnd { id, cause });
+            }
+        }
+    }
+
+    fn close_interest(&mut self, subscription: u64) -> Option<(Interest, Json)> {
+        self.unbind(subscription);
+        let interest = self.interests.remove(&subscription)?;
+        if let Some(provider) = self.sessions.get_mut(&interest.provider) {
+            provider.interests.remove(&subscription);
+        }
+        if let Subscriber::Local { session, .. } = &interest.subscriber
+            && let Some(own) = self.sessions.get_mut(session)
+        {
+            own.subscribed.remove(&subscription);
+        }
+        let method = interest.method.clone();
+        Some((interest, method))
+    }
+
+    fn close_subscription(&mut self, id: CallId) -> Option<RemoteSubscription> {
+        let subscription = self.subscriptions.remove(&id)?;
+        if let Some(branch) = subscription.branch {
+            let key = (subscription.node, branch);
+            if let Some(fed) = self.remote_branches.get_mut(&key) {
+                fed.remove(&id);
+                if fed.is_empty() {
+                    self.remote_branches.remove(&key);
+                }
+            }
+        }
+        if let Some(own) = self.sessions.get_mut(&subscription.session) {
+            own.subscribed.remove(&id.0);
+        }
+        Some(subscription)
+    }
+
+    // --- What the provider's node says.
+
+    pub(crate) fn subscription_accepted(&mut self, node: NodeId, id: CallId, branch: u64) {
+        let Some(subscription) = self.subscriptions.get_mut(&id).filter(|s| s.node == node) else { return };
+        if let Some(old) = subscription.branch.replace(branch)
+            && let Some(fed) = self.remote_branches.get_mut(&(node, old))
+        {
+            fed.remove(&id);
+        }
+        let (session, request) = (subscription.session, subscription.request.take());
+        self.remote_branches.entry((node, branch)).or_default().insert(id);
+        if let Some(request) = request {
+            self.tell(session, Event::Subscribed { request, subscription: id.0 });
+        }
+    }
+
+    /// An end of a call that was a request for a subscription, or kills one; returns whether it was.
+    pub(crate) fn subscription_refused(&mut self, node: NodeId, id: CallId, outcome: &Outcome) -> bool {
+        if self.subscriptions.get(&id).is_none_or(|s| s.node != node) {
+            return false;
+        }
+        let Some(subscription) = self.close_subscription(id) else { return false };
+        let event = match subscription.request {
+            Some(request) => Event::CallEnded { request, outcome: outcome.clone() },
+            None => Event::SubscriptionEnded { subscription: id.0, cause: Cause::Left(Words::default()) },
+        };
+        self.tell(subscription.session, event);
+        true
+    }
+
+    pub(crate) fn branch_data(
+        &mut self,
+        node: NodeId,
+        branch: u64,
+        data: &Json,
+        sequence: Option<&Json>,
+        snapshot: Option<&Json>,
+    ) {
+        let fed: Vec<CallId> =
+            self.remote_branches.get(&(node, branch)).into_iter().flatten().copied().collect();
+        for id in fed {
+            self.remote_data(id, false, data.clone(), sequence.cloned(), snapshot.cloned());
+        }
+    }
+
+    pub(crate) fn private_data(
+        &mut self,
+        node: NodeId,
+        id: CallId,
+        data: Json,
+        sequence: Option<Json>,
+        snapshot: Option<Json>,
+    ) {
+        if self.subscriptions.get(&id).is_some_and(|subscription| subscription.node == node) {
+            self.remote_data(id, true, data, sequence, snapshot);
+        }
+    }
+
+    fn remote_data(
+        &mut self,
+        id: CallId,
+        private: bool,
+        data: Json,
+        sequence: Option<Json>,
+        snapshot: Option<Json>,
+    ) {
+        if let Some(session) = self.subscriptions.get(&id).map(|subscription| subscription.session) {
+            self.tell(session, Event::StreamData { subscription: id.0, private, data, sequence, snapshot });
+        }
+    }
+
+    pub(crate) fn remote_subscription_ended(&mut self, node: NodeId, id: CallId, cause: Cause) {
+        if self.subscriptions.get(&id).is_some_and(|subscription| subscription.node == node)
+            && let Some(subscription) = self.close_subscription(id)
+        {
+            self.tell(subscription.session, Event::SubscriptionEnded { subscription: id.0, cause });
+        }
+    }
+
+    // --- What the subscriber's node says.
+
+    pub(crate) fn unsubscribed(&mut self, node: NodeId, id: CallId, cause: &Cause) {
+        for subscription in self.interests_of_node(node, |known| known == id) {
+            if let Some((interest, method)) = self.close_interest(subscription) {
+                let (caller, cause) = (interest.caller, cause.clone());
+                self.tell(interest.provider, Event::SubscriberGone { subscription, method, caller, cause });
+            }
+        }
+    }
+
+    /// After a flap: ends what the other side has given up meanwhile, and tells it what this side has.
+    pub(crate) fn subscriptions_held(&mut self, node: NodeId, ids: &[CallId]) {
+        let held: BTreeSet<CallId> = ids.iter().copied().collect();
+        for subscription in self.interests_of_node(node, |known| !held.contains(&known)) {
+            if let Some((interest, method)) = self.close_interest(subscription) {
+                let caller = interest.caller;
+                self.tell(
+                    interest.provider,
+                    Event::SubscriberGone { subscription, method, caller, cause: Cause::Lost },
+                );
+            }
+        }
+        let known: BTreeSet<CallId> = self
+            .interests
+            .values()
+            .filter_map(|interest| match interest.subscriber {
+                Subscriber::Remote { node: of, id } if of == node => Some(id),
+                Subscriber::Remote { .. } | Subscriber::Local { .. } => None,
+            })
+            .collect();
+        let Some(link) = self.link_to(node) else { return };
+        for id in held.difference(&known) {
+            self.send_from(0, link, LinkMessage::SubscriptionEnd { id: *id, cause: Cause::Lost });
+        }
+    }
+
+    /// Returns the accepted subscriptions towards a node's providers.
+    pub(crate) fn held_towards(&self, node: NodeId) -> Vec<CallId> {
+        let held = self.subscriptions.iter().filter(|(_, s)| s.node == node && s.request.is_none());
+        held.map(|(id, _)| *id).collect()
+    }
+
+    /// A link broke: requests for subscriptions that went over it will get no answer.
+    pub(crate) fn end_requests_over(&mut self, link: LinkId, node_name: &Text) {
+        let open: Vec<CallId> = self
+            .subscriptions
+            .iter()
+            .filter(|(_, s)| s.link == link && s.request.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in open {
+            let Some(RemoteSubscription { session, request: Some(request), .. }) =
+                self.close_subscription(id)
+            else {
+                continue;
+            };
+            let outcome = Outcome::Failed(CallFailure::UnknownOutcome { node: node_name.clone() });
+            self.tell(session, Event::CallEnded { request, outcome });
+        }
+        // The other side of the same: what was asked of this node's providers and not yet accepted.
+        let peer = self.links.get(&link).map(|link| link.peer);
+        let pending: Vec<u64> = self.interests_of_node_where(peer, |interest| interest.branch.is_none());
+        for subscription in pending {
+            if let Some((interest, method)) = self.close_interest(subscription) {
+                let caller = interest.caller;
+                let cause = Cause::Unreachable;
+                self.tell(interest.provider, Event::SubscriberGone { subscription, method, caller, cause });
+            }
+        }
+    }
+
+    /// A node is gone for good: subscriptions in both directions end.
+    pub(crate) fn end_streams_with(&mut self, node: NodeId) {
+        let ours: Vec<CallId> =
+            self.subscriptions.iter().filter(|(_, s)| s.node == node).map(|(id, _)| *id).collect();
+        for id in ours {
+            self.remote_subscription_ended(node, id, Cause::Lost);
+        }
+        for subscription in self.interests_of_node(node, |_| true) {
+            if let Some((interest, method)) = self.close_interest(subscription) {
+                let caller = interest.caller;
+                self.tell(
+                    interest.provider,
+                    Event::SubscriberGone { subscription, method, caller, cause: Cause::Lost },
+                );
+            }
+        }
+    }
+
+    fn interests_of_node(&self, node: NodeId, wanted: impl Fn(CallId) -> bool) -> Vec<u64> {
+        self.interests_of_node_where(Some(node), |interest| match interest.subscriber {
+            Subscriber::Remote { id, .. } => wanted(id),
+            Subscriber::Local { .. } => false,
+        })
+    }
+
+    fn interests_of_node_where(&self, node: Option<NodeId>, wanted: impl Fn(&Interest) -> bool) -> Vec<u64> {
+        let of_node = |interest: &Interest| matches!(interest.subscriber, Subscriber::Remote { node: of, .. } if Some(of) == node);
+        self.interests.iter().filter(|(_, i)| of_node(i) && wanted(i)).map(|(number, _)| *number).collect()
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of a whole node, and of several joined by links made of queues.
