@@ -13,6 +13,7 @@ import { sees, seesServer } from '../lib/interop.mjs';
 const NOTICED_MS = 2500;
 const BACK_MS = 15_000;
 const options = { alone: true, timeoutMs: 45_000 };
+const soon = { gateway: { reconnectInterval: 500 } };
 
 /**
  * Kills the node at b and resolves with a clock that started with its death.
@@ -45,7 +46,20 @@ async function back({ control, until }, dead, alive = []) {
   );
 }
 
-const soon = { gateway: { reconnectInterval: 500 } };
+/** One context made on each side, both watched at b. */
+async function twoContexts({ connect, unique, until }) {
+  const [atA, atB] = [await connect('a'), await connect('b', soon)];
+  const [fromA, fromB] = [unique('context'), unique('context')];
+  await atA.contexts.set(fromA, { of: 'a', n: 1, goes: true });
+  await atB.contexts.set(fromB, { of: 'b', n: 1 });
+  for (const client of [atA, atB]) {
+    await until(() => [fromA, fromB].every((name) => client.contexts.all().includes(name)));
+  }
+  const values = { [fromA]: [], [fromB]: [] };
+  for (const name of [fromA, fromB]) await atB.contexts.subscribe(name, (value) => values[name].push(value));
+  await until(async () => (await atA.contexts.get(fromB)).n === 1 && values[fromA].at(-1)?.n === 1);
+  return { atA, atB, fromA, fromB, values };
+}
 
 export default [
   scenario('its servers go, its calls end, and it serves again', { ...options, only: 'two' }, async (world) => {
@@ -89,41 +103,45 @@ export default [
     assert.equal((await within(5000, pending)).returned.by, 'b');
   }),
 
-  scenario('contexts keep their values and catch up', { ...options, only: 'two' }, async (world) => {
-    const { connect, unique, until, sleep } = world;
-    const [atA, atB] = [await connect('a'), await connect('b', soon)];
-    const [fromA, fromB] = [unique('context'), unique('context')];
-    await atA.contexts.set(fromA, { of: 'a', n: 1, goes: true });
-    await atB.contexts.set(fromB, { of: 'b', n: 1 });
-    for (const client of [atA, atB]) {
-      await until(() => [fromA, fromB].every((name) => client.contexts.all().includes(name)));
-    }
-    const values = { [fromA]: [], [fromB]: [] };
-    for (const name of [fromA, fromB]) await atB.contexts.subscribe(name, (value) => values[name].push(value));
-    await until(async () => (await atA.contexts.get(fromB)).n === 1 && values[fromA].at(-1)?.n === 1);
+  scenario('contexts keep their values and go on', { ...options, only: 'two' }, async (world) => {
+    const { connect, until } = world;
+    const { atA, atB, fromA, fromB, values } = await twoContexts(world);
 
     await killed(world, atB);
     assert.deepEqual(await atA.contexts.get(fromA), { of: 'a', n: 1, goes: true });
     assert.deepEqual(await atA.contexts.get(fromB), { of: 'b', n: 1 });
-    await atA.contexts.update(fromA, { n: 2, goes: null });
-    await atA.contexts.update(fromB, { n: 2, added: 'at a' });
+    await atA.contexts.update(fromA, { added: 'meanwhile' });
+    await atA.contexts.update(fromB, { added: 'meanwhile' });
     const newcomer = await connect('a');
-    assert.deepEqual(await newcomer.contexts.get(fromB), { of: 'b', n: 2, added: 'at a' });
+    assert.deepEqual(await newcomer.contexts.get(fromB), { of: 'b', n: 1, added: 'meanwhile' });
 
+    await back(world, [atB], [atA]);
+    for (const name of [fromA, fromB]) {
+      await until(() => values[name].at(-1).added === 'meanwhile', BACK_MS, 'the subscriber at b has caught up');
+    }
+    await atB.contexts.update(fromA, { from: 'b' });
+    await until(async () => (await atA.contexts.get(fromA)).from === 'b');
+    await atA.contexts.update(fromB, { from: 'a' });
+    await until(() => values[fromB].at(-1).from === 'a');
+    assert.deepEqual(await atA.contexts.get(fromA), { of: 'a', n: 1, goes: true, added: 'meanwhile', from: 'b' });
+    assert.deepEqual(values[fromB].at(-1), { of: 'b', n: 1, added: 'meanwhile', from: 'a' });
+  }),
+
+  scenario('old values do not come back', { ...options, only: 'two' }, async (world) => {
+    const { sleep } = world;
+    const { atA, atB, fromA, fromB, values } = await twoContexts(world);
+    await killed(world, atB);
+    await atA.contexts.update(fromA, { n: 2, goes: null });
+    await atA.contexts.update(fromB, { n: 2 });
     await back(world, [atB], [atA]);
     // The library announces what it remembers; give that the time to do harm.
     await sleep(2000);
-    const expected = { [fromA]: { of: 'a', n: 2 }, [fromB]: { of: 'b', n: 2, added: 'at a' } };
+    const expected = { [fromA]: { of: 'a', n: 2 }, [fromB]: { of: 'b', n: 2 } };
     for (const name of [fromA, fromB]) {
       assert.deepEqual(await atA.contexts.get(name), expected[name], 'at a');
       assert.deepEqual(await atB.contexts.get(name), expected[name], 'at b');
       assert.deepEqual(values[name].at(-1), expected[name], 'the subscriber at b');
     }
-
-    await atB.contexts.update(fromA, { from: 'b' });
-    await until(async () => (await atA.contexts.get(fromA)).from === 'b');
-    await atA.contexts.update(fromB, { from: 'a' });
-    await until(() => values[fromB].at(-1).from === 'a');
   }),
 
   scenario('a stream from a goes on at b', { ...options, only: 'two' }, async (world) => {
@@ -193,16 +211,16 @@ export default [
     const [method, context] = [unique('AtB'), unique('context')];
     let round = 0;
     await atB.interop.register(method, () => ({ round }));
-    await atA.contexts.set(context, { round });
+    await atA.contexts.set(context, { start: true });
     for (round = 1; round <= 3; round += 1) {
       const death = await killed(world, atB);
       await until(() => !seesServer(atA, atB), death.left(), `gone in round ${round}`);
-      await atA.contexts.update(context, { round });
+      await atA.contexts.update(context, { [`round${round}`]: true });
       await back(world, [atB], [atA]);
       await until(() => sees(atA, method), BACK_MS);
       assert.equal((await atA.interop.invoke(method)).returned.round, round);
       await until(() => atB.contexts.all().includes(context), BACK_MS);
-      await until(async () => (await atB.contexts.get(context)).round === round, BACK_MS, 'the newest value at b');
+      await until(async () => (await atB.contexts.get(context))[`round${round}`], BACK_MS, 'the newest value at b');
     }
   }),
 
