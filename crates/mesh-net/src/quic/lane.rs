@@ -1,0 +1,253 @@
+//! One ordered lane, outgoing.
+//!
+//! A send writes to the stream itself as long as nothing waits: no task stands between the caller
+//! and quinn. When the stream is full, the rest waits in a queue, and the lane's writer task, whose
+//! waker the failed write has left with quinn, goes on from there.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use mesh_model::{Lane, SESSION_LANES};
+use quinn::{SendStream, WriteError};
+
+use super::frame::{SegmentQueue, framed_len};
+
+/// How many ordered lanes a link has in each direction.
+pub(super) const ORDERED_LANES: usize = 2 + SESSION_LANES as usize;
+
+/// The ordered lanes, in the order in which their streams are opened.
+pub(super) fn ordered_lanes() -> impl Iterator<Item = Lane> {
+    [Lane::Control, Lane::Replication].into_iter().chain((0..SESSION_LANES).map(Lane::Session))
+}
+
+/// Returns a lane's place among the ordered lanes.
+pub(super) fn index(lane: Lane) -> Option<usize> {
+    match lane {
+        Lane::Control => Some(0),
+        Lane::Replication => Some(1),
+        Lane::Session(number) if number < SESSION_LANES => Some(2 + usize::from(number)),
+        Lane::Session(_) | Lane::Bulk => None,
+    }
+}
+
+/// Returns the first byte of a lane's streams.
+pub(super) fn tag(lane: Lane) -> u8 {
+    match lane {
+        Lane::Control => 0,
+        Lane::Replication => 1,
+        Lane::Bulk => 2,
+        Lane::Session(number) => SESSION_TAG.saturating_add(number),
+    }
+}
+
+/// Returns the lane that a stream's first byte names.
+pub(super) fn from_tag(tag: u8) -> Option<Lane> {
+    match tag {
+        0 => Some(Lane::Control),
+        1 => Some(Lane::Replication),
+        2 => Some(Lane::Bulk),
+        _ => tag.checked_sub(SESSION_TAG).filter(|number| *number < SESSION_LANES).map(Lane::Session),
+    }
+}
+
+/// Returns a lane's priority among the streams of its connection.
+pub(super) fn priority(lane: Lane) -> i32 {
+    match lane {
+        Lane::Control => 100,
+        Lane::Replication => 50,
+        Lane::Session(_) => 40,
+        Lane::Bulk => -10,
+    }
+}
+
+/// The bytes that wait in one lane, or in several together.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    used: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { used: Arc::default(), bytes_max }
+    }
+
+    /// Takes bytes out of the budget. One frame always fits into an unused one, however small.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        let fits = |used: usize| (used == 0 || used + bytes <= self.bytes_max).then_some(used + bytes);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The sending end of an ordered lane.
+#[derive(Debug)]
+pub(super) struct LaneSender {
+    budget: Budget,
+    /// Whether somebody wants to know when the queue has become empty.
+    tells_drained: bool,
+    state: Mutex<LaneState>,
+}
+
+#[derive(Debug)]
+struct LaneState {
+    stream: SendStream,
+    queue: SegmentQueue,
+    /// The writer task's.
+    waker: Waker,
+    /// How many sends may still write by themselves before the writer task has run. A burst is
+    /// better collected by the writer into a few segments.
+    direct_left: u32,
+    owes_drained: bool,
+    has_failed: bool,
+}
+
+/// A frame was not taken by a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untaken {
+    Full,
+    Closed,
+}
+
+impl LaneSender {
+    pub(super) fn new(lane: Lane, stream: SendStream, budget: Budget) -> Self {
+        let mut queue = SegmentQueue::default();
+        queue.push_byte(tag(lane));
+        // The tag is a byte beyond the budget; taken here so that the books balance.
+        budget.take(1);
+        let state = LaneState {
+            stream,
+            queue,
+            waker: Waker::noop().clone(),
+            direct_left: DIRECT_SENDS_MAX,
+            owes_drained: false,
+            has_failed: false,
+        };
+        Self { budget, tells_drained: lane == Lane::Replication, state: Mutex::new(state) }
+    }
+
+    /// Writes the lane's tag, which lets the peer see the stream.
+    pub(super) fn announce(&self) -> Result<(), WriteError> {
+        self.state().pump_direct(&self.budget)
+    }
+
+    pub(super) fn send(&self, frame: Bytes) -> Result<(), Untaken> {
+        let mut state = self.state();
+        if state.has_failed {
+            return Err(Untaken::Closed);
+        }
+        if !self.budget.take(framed_len(&frame)) {
+            return Err(Untaken::Full);
+        }
+        let was_empty = state.queue.is_empty();
+        state.queue.push(frame);
+        state.owes_drained |= self.tells_drained;
+        if !was_empty {
+            // The writer task is waiting for the stream, or has been woken.
+            return Ok(());
+        }
+        if state.direct_left == 0 {
+            state.waker.wake_by_ref();
+            return Ok(());
+        }
+        state.direct_left -= 1;
+        // Woken early, the writer grants new direct sends before a steady flow runs out of them.
+        if state.owes_drained || state.direct_left == DIRECT_SENDS_MAX / 2 {
+            state.waker.wake_by_ref();
+        }
+        state.pump_direct(&self.budget).map_err(|_| Untaken::Closed)
+    }
+
+    /// Runs the writer task until the stream fails. `drained` is called without any lock.
+    pub(super) async fn write(&self, drained: impl Fn()) -> WriteError {
+        loop {
+            let event = poll_fn(|context| {
+                let mut state = self.state();
+                state.waker.clone_from(context.waker());
+                state.direct_left = DIRECT_SENDS_MAX;
+                match state.pump(context, &self.budget) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    Poll::Ready(Ok(())) if std::mem::take(&mut state.owes_drained) => Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) => Poll::Pending,
+                }
+            });
+            match event.await {
+                Ok(()) => drained(),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LaneState {
+    fn pump_direct(&mut self, budget: &Budget) -> Result<(), WriteError> {
+        // If the stream is full, it is the writer task that quinn wakes.
+        let waker = self.waker.clone();
+        match self.pump(&mut Context::from_waker(&waker), budget) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Writes until nothing is left, or the stream takes no more.
+    fn pump(&mut self, context: &mut Context<'_>, budget: &Budget) -> Poll<Result<(), WriteError>> {
+        while !self.queue.is_empty() {
+            let write = pin!(self.stream.write_chunks(self.queue.front())).poll(context);
+            match write {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(written)) => {
+                    self.queue.wrote(written.chunks, written.bytes);
+                    budget.give_back(written.bytes);
+                }
+                Poll::Ready(Err(error)) => {
+                    self.has_failed = true;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+const SESSION_TAG: u8 = 16;
+/// What quinn then has to search through is small beside the cost of a wake-up.
+const DIRECT_SENDS_MAX: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_name_lanes() {
+        for lane in ordered_lanes().chain([Lane::Bulk]) {
+            assert_eq!(from_tag(tag(lane)), Some(lane));
+        }
+        let known = (0..=u8::MAX).filter(|tag| from_tag(*tag).is_some()).count();
+        assert_eq!(known, ORDERED_LANES + 1);
+        let places: Vec<_> = ordered_lanes().map(index).collect();
+        assert_eq!(places, (0..ORDERED_LANES).map(Some).collect::<Vec<_>>());
+        assert_eq!((index(Lane::Bulk), index(Lane::Session(SESSION_LANES))), (None, None));
+    }
+
+    #[test]
+    fn budgets_are_shared_and_take_one_large_frame() {
+        let budget = Budget::new(10);
+        let other = budget.clone();
+        assert!(budget.take(50));
+        assert!(!other.take(1));
+        budget.give_back(50);
+        assert!(other.take(6) && budget.take(4) && !budget.take(1));
+    }
+}
