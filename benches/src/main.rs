@@ -19,6 +19,7 @@ mod system;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,11 +42,11 @@ struct Args {
     /// One short round, about 30 seconds.
     #[arg(long)]
     quick: bool,
-    /// How often everything is repeated; the tables show medians.
-    #[arg(long, default_value_t = 3)]
+    /// How often everything is repeated; the tables show the best round and the median.
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long each scenario is measured, in milliseconds.
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 500)]
     measure_ms: u64,
     /// Only these systems, separated by commas: floor-ws, floor-quic, gateway-ws, nats-1, nats-2, deskmesh-1,
     /// deskmesh-2.
@@ -91,11 +92,21 @@ enum Relay {
     },
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that `{:?}` would add.
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
     let runtime = LocalRuntime::new()?;
     match &args.relay {
-        None => runtime.block_on(measure(&args)),
+        None => runtime.block_on(measure(args)),
         Some(Relay::FloorWs { listen }) => runtime.block_on(floor::ws::run(*listen)),
         Some(Relay::FloorQuic { listen, link: Some(link), identity, .. }) => {
             runtime.block_on(floor::quic::run_far(*listen, *link, identity))

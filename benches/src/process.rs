@@ -1,8 +1,10 @@
 //! Server processes: starting them, waiting for them, and what /proc says about them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -85,9 +87,21 @@ pub(crate) async fn http_get(address: SocketAddr, path: &str) -> Option<(u16, St
     Some((status, body.to_owned()))
 }
 
-/// A loopback address whose port is free now.
+/// A loopback address that nobody uses, for TCP and UDP, and that is not handed out twice.
+///
+/// Port 0 would do for one server. A system of two is told all its ports before it starts, and by then the
+/// kernel may have given such a port to an outgoing connection; these lie below the range it takes from.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..PORTS_LEN {
+        let port =
+            PORTS_START + NEXT.fetch_add(1, Relaxed).wrapping_add(std::process::id() as u16) % PORTS_LEN;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port between {PORTS_START} and {}", PORTS_START + PORTS_LEN)
 }
 
 /// Reads processor time of a set of servers and of this process.
@@ -137,4 +151,6 @@ pub(crate) fn rss_kib(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+const PORTS_START: u16 = 20_000;
+const PORTS_LEN: u16 = 10_000;
 const START_PATIENCE: Duration = Duration::from_secs(15);

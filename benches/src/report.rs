@@ -39,11 +39,14 @@ struct Measured {
     scenarios: Vec<Figures>,
 }
 
-/// The median of the rounds, figure by figure, and the rounds.
+/// The best round and the median of all, figure by figure.
+///
+/// Noise only ever adds: a round in which the scheduler or a neighbour got in the way says less about a
+/// system than one in which nobody did. So comparisons use the best, and the median tells how far it is.
 #[derive(Debug, Serialize)]
 struct Figures {
     scenario: Scenario,
-    #[serde(flatten)]
+    best: Sample,
     median: Sample,
     rounds: Vec<Sample>,
 }
@@ -120,7 +123,12 @@ impl Collector {
                     .into_iter()
                     .filter_map(|scenario| {
                         let rounds = self.samples.get(&(system, scenario))?.clone();
-                        Some(Figures { scenario, median: median_sample(&rounds), rounds })
+                        Some(Figures {
+                            scenario,
+                            best: best_sample(&rounds),
+                            median: median_sample(&rounds),
+                            rounds,
+                        })
                     })
                     .collect(),
             })
@@ -173,7 +181,7 @@ impl Report {
                  load average before the run {load_average}"
             ),
             format!(
-                "{} rounds of {} ms per scenario, medians; {} bytes of payload; window of {} publishes, \
+                "{} rounds of {} ms per scenario; {} bytes of payload; window of {} publishes, \
                  latency of a fan-out at {} publishes per second",
                 self.rounds, self.measure_ms, self.payload_bytes, self.window, self.publishes_per_second
             ),
@@ -203,17 +211,28 @@ impl Report {
     fn scenario_table(&self, scenario: Scenario) -> Table {
         let mut table = Table::new(
             scenario.title(),
-            ["system", "p50 µs", "p99 µs", "per second", "server CPU µs each", "generator busy"],
+            [
+                "system",
+                "p50 µs",
+                "p99 µs",
+                "per second",
+                "median p50 µs",
+                "median per second",
+                "server CPU µs each",
+                "generator busy",
+            ],
         );
         for measured in &self.systems {
-            let Some(sample) = measured.figures(scenario) else { continue };
+            let Some(Figures { best, median, .. }) = measured.figures(scenario) else { continue };
             table.rows.push(vec![
                 measured.system.title().to_owned(),
-                format!("{:.0}", sample.p50_us),
-                format!("{:.0}", sample.p99_us),
-                thousands(sample.per_second),
-                format!("{:.2}", sample.server_cpu_us),
-                format!("{:.0} %", sample.generator_busy * 100.0),
+                format!("{:.0}", best.p50_us),
+                format!("{:.0}", best.p99_us),
+                thousands(best.per_second),
+                format!("{:.0}", median.p50_us),
+                thousands(median.per_second),
+                format!("{:.2}", best.server_cpu_us),
+                format!("{:.0} %", best.generator_busy * 100.0),
             ]);
         }
         table
@@ -267,7 +286,8 @@ impl Report {
 
     fn compare(&self) -> Vec<Ratio> {
         let figures = |system: System, scenario| {
-            self.systems.iter().find(|measured| measured.system == system)?.figures(scenario)
+            let measured = self.systems.iter().find(|measured| measured.system == system)?;
+            Some(measured.figures(scenario)?.best)
         };
         let mut ratios = Vec::new();
         for measured in &self.systems {
@@ -297,8 +317,8 @@ impl Report {
 }
 
 impl Measured {
-    fn figures(&self, scenario: Scenario) -> Option<Sample> {
-        self.scenarios.iter().find(|figures| figures.scenario == scenario).map(|figures| figures.median)
+    fn figures(&self, scenario: Scenario) -> Option<&Figures> {
+        self.scenarios.iter().find(|figures| figures.scenario == scenario)
     }
 }
 
@@ -346,6 +366,16 @@ impl Table {
             let _ = writeln!(out, "| {} |", row.join(" | "));
         }
         out
+    }
+}
+
+/// Latencies of the round with the lowest median, the rest of the round with the highest rate.
+fn best_sample(rounds: &[Sample]) -> Sample {
+    let quickest = rounds.iter().min_by(|a, b| a.p50_us.total_cmp(&b.p50_us));
+    let busiest = rounds.iter().max_by(|a, b| a.per_second.total_cmp(&b.per_second));
+    match (quickest, busiest) {
+        (Some(&Sample { p50_us, p99_us, .. }), Some(&busiest)) => Sample { p50_us, p99_us, ..busiest },
+        _ => Sample::default(),
     }
 }
 
@@ -398,12 +428,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_ratios_are_taken_figure_by_figure() {
+    fn the_best_round_is_compared_and_the_median_is_shown() {
         let sample = |p50_us, per_second| Sample { p50_us, per_second, ..Sample::default() };
         let mut collector = Collector::default();
         for (system, p50_us) in [(System::FloorWs, 10.0), (System::Deskmesh1, 15.0)] {
             collector.prepared(system, "1".to_owned());
-            for round in [sample(p50_us, 3000.0), sample(p50_us + 100.0, 1.0), sample(1.0, 5000.0)] {
+            for round in [sample(p50_us, 3000.0), sample(p50_us + 100.0, 5000.0), sample(p50_us + 2.0, 1.0)] {
                 collector.sample(system, Scenario::InvokeOne, round);
             }
         }
@@ -412,7 +442,7 @@ mod tests {
         assert_eq!((ratio.p50_to_floor, ratio.rate_to_floor), (Some(1.5), Some(1.0)));
         assert_eq!(ratio.p50_to_nats, None);
         assert!(
-            report.markdown().contains("| deskmesh, one node | 15 | 0 | 3 000 |"),
+            report.markdown().contains("| deskmesh, one node | 15 | 0 | 5 000 | 17 | 3 000 |"),
             "{}",
             report.markdown()
         );
