@@ -45,7 +45,8 @@ pub(super) fn describe(error: &ConnectionError) -> String {
             format!("aborted by peer: {} {}", close.error_code, printable(&close.reason))
         }
         ConnectionError::Reset => "peer has restarted".to_owned(),
-        ConnectionError::LocallyClosed => "closed here".to_owned(),
+        // What closes a link by itself leaves a reason; this is the endpoint closing all of them.
+        ConnectionError::LocallyClosed => "closed here: shutting down".to_owned(),
         error => printable(error.to_string().as_bytes()),
     }
 }
