@@ -496,13 +496,39 @@ pub fn ask(data_dir: &Path, method: &str, path: &str) -> Result<Vec<u8>, AdminEr
         node.http, node.secret
     );
     stream.write_all(request.as_bytes()).map_err(AdminError::Connection)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(AdminError::Connection)?;
+    let answer = read_answer(&mut stream).map_err(AdminError::Connection)?;
     let (status, body) = answer_of(&answer)?;
     if status == 200 {
         return Ok(body);
     }
     Err(AdminError::Refused { status, message: message_of(&body) })
+}
+
+/// Reads until the answer has the length it claims, or the node closes the connection.
+fn read_answer(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    let mut part = vec![0; 64 << 10];
+    while answer.len() < ANSWER_BYTES_MAX && !has_claimed_length(&answer) {
+        let count = stream.read(&mut part)?;
+        if count == 0 {
+            break;
+        }
+        answer.extend_from_slice(&part[..count]);
+    }
+    Ok(answer)
+}
+
+fn has_claimed_length(answer: &[u8]) -> bool {
+    let Some(end) = find(answer, b"\r\n\r\n") else { return false };
+    let head = std::str::from_utf8(&answer[..end]).unwrap_or_default();
+    let length = header(head, "content-length").and_then(|length| length.parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() - end - 4 >= length)
+}
+
+/// Returns the value of a header.
+fn header<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
+    let mut headers = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
 }
 
 /// Takes an HTTP/1.1 answer apart: status and body.
@@ -511,21 +537,17 @@ fn answer_of(answer: &[u8]) -> Result<(u16, Vec<u8>), AdminError> {
     let end = find(answer, b"\r\n\r\n").ok_or(garbled("it is no HTTP"))?;
     let head = std::str::from_utf8(&answer[..end]).map_err(|_| garbled("it is no HTTP"))?;
     let body = &answer[end + 4..];
-    let mut lines = head.split("\r\n");
-    let status = lines
+    let status = head
+        .split("\r\n")
         .next()
         .and_then(|line| line.strip_prefix("HTTP/1."))
         .and_then(|line| line.split(' ').nth(1))
         .and_then(|status| status.parse().ok())
         .ok_or(garbled("it is no HTTP"))?;
-    let header = |wanted: &str| {
-        let mut headers = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-        headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
-    };
-    if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+    if header(head, "transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
         return Ok((status, unchunked(body).ok_or(garbled("it is cut off"))?));
     }
-    match header("content-length").map(str::parse::<usize>) {
+    match header(head, "content-length").map(str::parse::<usize>) {
         None => Ok((status, body.to_vec())),
         Some(Ok(length)) if length <= body.len() => Ok((status, body[..length].to_vec())),
         Some(Ok(_)) => Err(garbled("it is cut off")),
@@ -570,7 +592,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -667,6 +689,19 @@ mod tests {
         assert_eq!(answer_of(chunked.as_bytes()).unwrap(), (200, b"[1,2]".to_vec()));
         assert!(answer_of(&chunked.as_bytes()[..chunked.len() - 10]).is_err());
         assert_eq!(answer_of(b"HTTP/1.0 404 Not Found\r\n\r\nno").unwrap(), (404, b"no".to_vec()));
+    }
+
+    #[test]
+    fn does_not_wait_for_the_node_to_hang_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let data_dir = data_dir(listener.local_addr().unwrap());
+        let asked = std::thread::spawn(move || ask(data_dir.path(), "GET", "/"));
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[").unwrap();
+        stream.write_all(b"12]").unwrap();
+        // The connection is still open.
+        assert_eq!(asked.join().unwrap().unwrap(), b"[12]");
+        drop(stream);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct UpArgs {
     /// Where the node keeps its identity and state
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// A loopback address for applications; may be repeated [default: 127.0.0.1:8385 and [::1]:8385]
+    /// A loopback address for applications; may be repeated [default: port 8385]
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<SocketAddr>,
     /// The address for other nodes, over UDP [default: 0.0.0.0:8386]
