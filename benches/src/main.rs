@@ -14,6 +14,7 @@ mod process;
 mod protocol;
 mod report;
 mod scenario;
+mod sdk;
 mod socket;
 mod system;
 
@@ -29,6 +30,7 @@ use tokio::runtime::LocalRuntime;
 use crate::load::Plan;
 use crate::machine::Machine;
 use crate::process::{Meter, rss_kib};
+use crate::protocol::Protocol;
 use crate::report::Collector;
 use crate::scenario::Scenario;
 use crate::system::{Kit, System};
@@ -38,7 +40,7 @@ use crate::system::{Kit, System};
 #[command(version)]
 struct Args {
     #[command(subcommand)]
-    relay: Option<Relay>,
+    command: Option<Command>,
     /// One short round, about 30 seconds.
     #[arg(long)]
     quick: bool,
@@ -66,9 +68,11 @@ struct Args {
     dir: PathBuf,
 }
 
-/// The floors, as the bench starts them.
+/// What else this program does.
 #[derive(Debug, Subcommand)]
-enum Relay {
+enum Command {
+    /// Checks `mesh-client` against the systems that speak GW3, and measures it.
+    Sdk,
     /// Relays WebSocket frames without parsing them.
     FloorWs {
         /// Where to listen for WebSockets.
@@ -105,28 +109,24 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let runtime = LocalRuntime::new()?;
-    match &args.relay {
+    match &args.command {
         None => runtime.block_on(measure(args)),
-        Some(Relay::FloorWs { listen }) => runtime.block_on(floor::ws::run(*listen)),
-        Some(Relay::FloorQuic { listen, link: Some(link), identity, .. }) => {
+        Some(Command::Sdk) => runtime.block_on(check_sdk(args)),
+        Some(Command::FloorWs { listen }) => runtime.block_on(floor::ws::run(*listen)),
+        Some(Command::FloorQuic { listen, link: Some(link), identity, .. }) => {
             runtime.block_on(floor::quic::run_far(*listen, *link, identity))
         }
-        Some(Relay::FloorQuic { listen, peer: Some(peer), identity, .. }) => {
+        Some(Command::FloorQuic { listen, peer: Some(peer), identity, .. }) => {
             runtime.block_on(floor::quic::run_near(*listen, *peer, identity))
         }
-        Some(Relay::FloorQuic { .. }) => bail!("either --link or --peer is needed"),
+        Some(Command::FloorQuic { .. }) => bail!("either --link or --peer is needed"),
     }
 }
 
 async fn measure(args: &Args) -> Result<()> {
     let (rounds, measure) = if args.quick { (1, 400) } else { (args.rounds, args.measure_ms) };
     let plan = Plan { warm_up: Duration::from_millis(measure / 4), measure: Duration::from_millis(measure) };
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot make {}", args.dir.display()))?;
-    let kit = Kit {
-        dir: std::fs::canonicalize(&args.dir)?,
-        // A relative path would be looked up in PATH.
-        deskmesh: std::path::absolute(&args.deskmesh)?,
-    };
+    let kit = kit(args)?;
 
     let machine = Machine::read();
     let mut collector = Collector::default();
@@ -167,6 +167,32 @@ async fn measure(args: &Args) -> Result<()> {
         bail!("some runs failed; the tables show the others");
     }
     Ok(())
+}
+
+/// Runs the client's checks against every system that speaks its protocol and is there.
+async fn check_sdk(args: &Args) -> Result<()> {
+    let kit = kit(args)?;
+    for system in chosen(&args.only)?.into_iter().filter(|system| system.protocol() == Protocol::Gw3) {
+        if let Err(error) = kit.prepare(system).await {
+            println!("{} is skipped: {error:#}", system.name());
+            continue;
+        }
+        println!("mesh-client with {}", system.title());
+        let running = system.start(&kit).await?;
+        let outcome = sdk::check(running.endpoints).await;
+        running.stop().await;
+        outcome?;
+    }
+    Ok(())
+}
+
+fn kit(args: &Args) -> Result<Kit> {
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot make {}", args.dir.display()))?;
+    Ok(Kit {
+        dir: std::fs::canonicalize(&args.dir)?,
+        // A relative path would be looked up in PATH.
+        deskmesh: std::path::absolute(&args.deskmesh)?,
+    })
 }
 
 /// Starts a system for one round, runs every scenario and ends it.
