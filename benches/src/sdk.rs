@@ -33,10 +33,10 @@ pub(crate) async fn check(endpoints: Endpoints) -> Result<()> {
     }
     far.register_raw(MethodDefinition::new("Sdk.Raw"), |call| async move { Ok(call.args.into()) }).await?;
     far.register(MethodDefinition::new("Sdk.Value"), |call| async move { Ok(call.args) }).await?;
-    for raw in [true, false] {
-        let (p50, p99) = round_trips(&near, raw).await?;
+    for (raw, in_flight) in [(true, 1), (false, 1), (true, 64), (false, 64)] {
         let layer = if raw { "raw JSON" } else { "Value" };
-        println!("  invoke through the client, {layer}, 1 in flight: p50 {p50:.0} µs, p99 {p99:.0} µs");
+        let figures = round_trips(&near, raw, in_flight).await?;
+        println!("  invoke through the client, {layer}, {in_flight} in flight: {figures}");
     }
     near.close().await;
     let handle = far.clone();
@@ -188,22 +188,31 @@ async fn topics(near: &Client, far: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn round_trips(near: &Client, raw: bool) -> Result<(f64, f64)> {
+/// Calls for a second from `in_flight` loops and returns the figures as text.
+async fn round_trips(near: &Client, raw: bool, in_flight: usize) -> Result<String> {
     let args = json!({ "d": "The quick brown fox jumps over the lazy dog and keeps running..." });
     let raw_args = to_raw_value(&args)?;
-    let mut latencies = Histogram::<u32>::new(3)?;
     let started = clock::now();
-    while started.elapsed() < Duration::from_secs(1) {
-        let sent = clock::now();
-        if raw {
-            near.invoke_raw("Sdk.Raw", &raw_args, Target::Best).await?;
-        } else {
-            near.invoke("Sdk.Value", args.clone(), Target::Best).await?;
+    let calls = async || {
+        let mut latencies = Histogram::<u32>::new(3)?;
+        while started.elapsed() < MEASURE {
+            let sent = clock::now();
+            if raw {
+                near.invoke_raw("Sdk.Raw", &raw_args, Target::Best).await?;
+            } else {
+                near.invoke("Sdk.Value", args.clone(), Target::Best).await?;
+            }
+            latencies.record(sent.elapsed().as_nanos() as u64)?;
         }
-        latencies.record(sent.elapsed().as_nanos() as u64)?;
+        anyhow::Ok(latencies)
+    };
+    let mut latencies = Histogram::<u32>::new(3)?;
+    for one in futures_util::future::join_all((0..in_flight).map(|_| calls())).await {
+        latencies.add(one?)?;
     }
     let quantile = |q| latencies.value_at_quantile(q) as f64 / 1000.0;
-    Ok((quantile(0.5), quantile(0.99)))
+    let per_second = latencies.len() as f64 / started.elapsed().as_secs_f64();
+    Ok(format!("p50 {:.0} µs, p99 {:.0} µs, {per_second:.0} per second", quantile(0.5), quantile(0.99)))
 }
 
 async fn next<T>(feed: &mut Feed<T>) -> Result<T> {
@@ -228,3 +237,4 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<()> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const MEASURE: Duration = Duration::from_secs(1);
