@@ -41,7 +41,8 @@ pub(crate) async fn check(endpoints: Endpoints) -> Result<()> {
     near.close().await;
     let handle = far.clone();
     far.close().await;
-    ensure!(timeout(PATIENCE, handle.closed()).await.is_ok(), "a closed client does not know it");
+    let why = timeout(PATIENCE, handle.closed()).await?;
+    ensure!(why == "this app closed it", "{why}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! message is looked at.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     /// Counts changes of the view and of the set of contexts, for those who wait for one.
     changes: watch::Sender<u64>,
     closed: watch::Sender<Option<Arc<str>>>,
+    /// Whether this app asked for the end, so that the end is not blamed on the node.
+    is_closing: AtomicBool,
     /// This app, as the node sees it.
     pub(crate) own: Arc<Instance>,
 }
@@ -123,6 +125,7 @@ impl Connection {
             state: Mutex::new(state),
             changes: watch::Sender::new(0),
             closed: watch::Sender::new(None),
+            is_closing: AtomicBool::new(false),
             own,
         }
     }
@@ -233,6 +236,7 @@ impl Connection {
 
     /// Asks the writer to close the socket once everything before is sent.
     pub(crate) async fn send_close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
         let _ = self.frames_tx.send(Frame::Close).await;
     }
 
@@ -260,6 +264,7 @@ impl Connection {
 
     /// Ends everything that depends on the connection. Only the first reason counts.
     pub(crate) fn shut(&self, why: &str) {
+        let why = if self.is_closing.load(Ordering::Relaxed) { "this app closed it" } else { why };
         let is_first = self.closed.send_if_modified(|closed| {
             let is_first = closed.is_none();
             closed.get_or_insert_with(|| why.into());

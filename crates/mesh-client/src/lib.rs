@@ -86,7 +86,8 @@
 //!
 //! # Queues, and what happens when they are full
 //!
-//! Nothing in this client grows without a bound, and reading from the node never waits for the app:
+//! Beside what the node announces, nothing in this client grows without a bound, and reading from the node
+//! never waits for the app:
 //!
 //! | queue | when it is full |
 //! |---|---|
