@@ -15,3 +15,6 @@ pub mod message;
 pub use decode::decode;
 pub use encode::encode;
 pub use error::WireError;
+
+#[cfg(test)]
+mod tests;

@@ -46,13 +46,13 @@ pub const DIGEST: u64 = 0x2c;
 /// `i` call, `d` domain, `f` text: from, `t` text: to, `m` json: method, \[`s` subscribe, `p` json:
 /// positional, `n` json: named, `g` json: flags, `c` json: context, `l` ms left, `a` after, `x` trace\].
 pub const CALL: u64 = 0x40;
-/// `i` call, `o` outcome, \[`a` after\], and what the [outcome](outcome) says.
+/// `i` call, `o` outcome, \[`a` after\], and what the [`outcome`] says.
 pub const CALL_END: u64 = 0x42;
 /// `i` call, `b` branch.
 pub const SUB_OK: u64 = 0x48;
 /// `b` branch, `d` json: data, \[`s` json: sequence, `n` json: snapshot, `a` after\].
 pub const DATA: u64 = 0x51;
-/// `i` call, `c` cause, and what the [cause](cause) says.
+/// `i` call, `c` cause, and what the [`cause`] says.
 pub const SUB_END: u64 = 0x54;
 /// `i` call, `d` json: data, \[`s` json: sequence, `n` json: snapshot, `a` after\].
 pub const PRIVATE_DATA: u64 = 0x55;
