@@ -3,4 +3,15 @@
 pub mod admin_client;
 pub mod cli;
 pub mod config;
+mod demo;
+mod dialer;
+mod gateway;
+mod local;
+mod outbox;
 pub mod output;
+mod owner;
+mod tokens;
+mod up;
+
+pub use demo::run as demo;
+pub use up::run as up;

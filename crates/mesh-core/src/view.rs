@@ -91,6 +91,12 @@ impl Node {
         self.replica.hash()
     }
 
+    /// Returns the user a session belongs to.
+    #[must_use]
+    pub fn user_of(&self, session: mesh_model::SessionId) -> Option<Text> {
+        self.sessions.get(&session)?.user.user()
+    }
+
     /// Returns the other nodes.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {

@@ -1,0 +1,276 @@
+//! The loop around the core: inputs in, outputs out, under one short lock.
+//!
+//! There is no task that owns the core: whoever has an input takes the lock, hands it over and carries
+//! the outputs to their queues. That saves a task hop per message, and keeps the order: what the core
+//! says first is in its queue first. Nothing waits, reads or writes while the lock is held.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use mesh_core::{CloseReason, Input, Node, NodeSettings, Notice, Output};
+use mesh_identity::join::{Exporter, JoinAnswer, JoinRequest};
+use mesh_identity::{NodeIdentity, PeerIdentity, TokenStore};
+use mesh_model::trace::TraceContext;
+use mesh_model::{Lane, LinkId, LinkPeer, NodeId, SessionId, Text};
+use mesh_net::clock::Clock;
+use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError};
+use mesh_telemetry::sampling::RatioSampler;
+use mesh_telemetry::{SpanRecord, Telemetry, traceparent};
+use tokio::sync::Notify;
+
+use crate::outbox::{CloseWith, Item, Outbox};
+
+/// A running node: the core and everything around it that is shared.
+pub(crate) struct Gateway {
+    core: Mutex<Node>,
+    pub(crate) clock: Clock,
+    /// Where each session's events go.
+    outboxes: DashMap<SessionId, Arc<Outbox>>,
+    /// The other end of each link, while it is open.
+    pub(crate) links: DashMap<LinkId, (NodeId, SocketAddr)>,
+    /// Where nodes can be dialled, as they say themselves.
+    pub(crate) addresses: DashMap<NodeId, Vec<Text>>,
+    pub(crate) topology_changed: Notify,
+    endpoint: OnceLock<MeshEndpoint>,
+    next_session: AtomicU64,
+    /// When the timer task wants to run, in ticks; it is woken when that is too late.
+    timer_at: AtomicU64,
+    timer_wake: Notify,
+    identity: Arc<NodeIdentity>,
+    tokens: TokenStore,
+    pub(crate) telemetry: Telemetry,
+    sampler: RatioSampler,
+    wall_at_start_ns: u64,
+}
+
+impl Gateway {
+    pub(crate) fn new(
+        settings: NodeSettings,
+        clock: Clock,
+        identity: Arc<NodeIdentity>,
+        tokens: TokenStore,
+        telemetry: Telemetry,
+        sample_ratio: f64,
+    ) -> Arc<Self> {
+        let now = clock.read();
+        Arc::new(Self {
+            core: Mutex::new(Node::new(settings, now)),
+            wall_at_start_ns: now.wall_ms.saturating_mul(1_000_000).saturating_sub(now.tick.0.saturating_mul(1_000)),
+            clock,
+            outboxes: DashMap::new(),
+            links: DashMap::new(),
+            addresses: DashMap::new(),
+            topology_changed: Notify::new(),
+            endpoint: OnceLock::new(),
+            next_session: AtomicU64::new(1),
+            timer_at: AtomicU64::new(u64::MAX),
+            timer_wake: Notify::new(),
+            identity,
+            tokens,
+            telemetry,
+            sampler: RatioSampler::new(sample_ratio),
+        })
+    }
+
+    /// Gives the gateway its mesh endpoint; before that it says nothing to other nodes.
+    pub(crate) fn set_endpoint(&self, endpoint: MeshEndpoint) {
+        let _ = self.endpoint.set(endpoint);
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<&MeshEndpoint> {
+        self.endpoint.get()
+    }
+
+    pub(crate) const fn identity(&self) -> &Arc<NodeIdentity> {
+        &self.identity
+    }
+
+    pub(crate) const fn tokens(&self) -> &TokenStore {
+        &self.tokens
+    }
+
+    /// Hands one input to the core and carries out what it says.
+    pub(crate) fn input(&self, input: Input) {
+        let mut core = self.lock();
+        core.handle(input, self.clock.read());
+        self.carry_out(&mut core);
+    }
+
+    /// Looks at the core.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Node) -> T) -> T {
+        look(&mut self.lock())
+    }
+
+    /// Makes a session whose events go to an outbox.
+    pub(crate) fn open_session(&self, outbox: &Arc<Outbox>) -> SessionId {
+        let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+        self.outboxes.insert(session, outbox.clone());
+        session
+    }
+
+    pub(crate) fn close_session(&self, session: SessionId) {
+        self.input(Input::SessionClosed { session });
+        self.outboxes.remove(&session);
+    }
+
+    /// Tells all connections to close.
+    pub(crate) fn close_all(&self, with: &CloseWith) {
+        for outbox in &self.outboxes {
+            outbox.push(Item::Close(with.clone()));
+        }
+    }
+
+    /// Returns the trace that a call belongs to: the client's own, or a new one if this call is sampled.
+    pub(crate) fn trace(&self, given: Option<Text>) -> Option<TraceContext> {
+        if !self.telemetry.is_enabled() {
+            return None;
+        }
+        if let Some(parent) = given.and_then(|text| traceparent::parse(text.as_bytes())) {
+            return Some(TraceContext { trace_id: parent.trace_id, span_id: parent.span_id, sampled: parent.sampled() });
+        }
+        let mut bytes = [0u8; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).ok()?;
+        let trace_id = u128::from_le_bytes(bytes).max(1);
+        self.sampler.keeps(trace_id).then_some(TraceContext { trace_id, span_id: 0, sampled: true })
+    }
+
+    /// Runs the core's timers until the program ends.
+    pub(crate) async fn run_timers(self: Arc<Self>) {
+        /// How often the wall clock is looked at, so that a jump is noticed.
+        const WALL_EVERY: Duration = Duration::from_secs(1);
+        let mut wall_due = self.clock.now().plus_millis(1000);
+        loop {
+            let at = self.timer_at.load(Ordering::Relaxed).min(wall_due.0);
+            let wait = Duration::from_micros(at.saturating_sub(self.clock.now().0)).min(WALL_EVERY);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.timer_wake.notified() => continue,
+            }
+            if self.clock.now() >= wall_due {
+                self.clock.follow_wall();
+                wall_due = self.clock.now().plus_millis(1000);
+            }
+            let mut core = self.lock();
+            core.handle_timeout(self.clock.read());
+            self.carry_out(&mut core);
+        }
+    }
+
+    fn carry_out(&self, core: &mut Node) {
+        while let Some(output) = core.poll_output() {
+            match output {
+                Output::Event { session, event } => {
+                    if let Some(outbox) = self.outboxes.get(&session) {
+                        outbox.push(Item::Event(session, event));
+                    }
+                }
+                Output::CloseSession { session, reason: CloseReason::TakenOver } => {
+                    if let Some((_, outbox)) = self.outboxes.remove(&session) {
+                        let reason = "the same identity has logged in on another connection".to_owned();
+                        outbox.push(Item::Close(CloseWith { code: 1008, reason }));
+                    }
+                }
+                Output::Link { link, lane, message } => self.send(link, lane, mesh_wire::encode(&message)),
+                Output::CloseLink { link, code, text } => {
+                    if let Some(endpoint) = self.endpoint() {
+                        endpoint.close(link, CloseCode(u32::from(code)), &text);
+                    }
+                }
+                Output::NodeSeen { node, addresses } => {
+                    self.addresses.insert(node, addresses);
+                    self.topology_changed.notify_one();
+                }
+                Output::Hop(hop) => {
+                    let span = SpanRecord::of_hop(&hop, |tick| self.wall_at_start_ns + tick.0 * 1000);
+                    self.telemetry.export(span);
+                }
+                Output::Notice(notice) => log(&notice),
+            }
+        }
+        let next = core.poll_timeout().map_or(u64::MAX, |tick| tick.0);
+        let before = self.timer_at.swap(next, Ordering::Relaxed);
+        if next < before {
+            self.timer_wake.notify_one();
+        }
+    }
+
+    fn send(&self, link: LinkId, lane: Lane, frame: Bytes) {
+        let Some(endpoint) = self.endpoint() else { return };
+        match endpoint.send(link, lane, frame) {
+            Ok(()) | Err(SendError::Closed) => {}
+            Err(error @ (SendError::Overloaded(_) | SendError::TooLarge(_) | SendError::NoSuchLane(_))) => {
+                // The message is lost, and calls must not wait for it: the link starts afresh, and what was
+                // under way ends with a named outcome on both sides.
+                tracing::warn!(link = link.0, %error, "link closed: it cannot take what is sent");
+                endpoint.close(link, CloseCode::OVERLOADED, &error.to_string());
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Node> {
+        // A panic under the lock is a defect that the tests look for; serving on is still better for the
+        // applications than stopping.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LinkEvents for Gateway {
+    fn link_opened(&self, link: LinkId, peer: PeerIdentity, dialled: bool, remote: SocketAddr) {
+        self.links.insert(link, (peer.node, remote));
+        self.input(Input::LinkOpened { link, peer: LinkPeer { node: peer.node, dialled } });
+    }
+
+    fn link_frame(&self, link: LinkId, _lane: Lane, frame: Bytes) {
+        match mesh_wire::decode(&frame) {
+            Ok(message) => self.input(Input::Link { link, message }),
+            Err(error) if error.is_ignorable() => tracing::debug!(link = link.0, %error, "message ignored"),
+            Err(error) => {
+                tracing::warn!(link = link.0, %error, "link closed: bad frame");
+                if let Some(endpoint) = self.endpoint() {
+                    endpoint.close(link, CloseCode::BAD_STREAM, &error.to_string());
+                }
+            }
+        }
+    }
+
+    fn link_drained(&self, link: LinkId) {
+        self.input(Input::LinkDrained { link });
+    }
+
+    fn link_closed(&self, link: LinkId, reason: String) {
+        self.input(Input::LinkClosed { link, reason: reason.into() });
+        self.links.remove(&link);
+        self.topology_changed.notify_one();
+    }
+
+    fn join_requested(&self, request: JoinRequest, exporter: Exporter) -> JoinAnswer {
+        match mesh_identity::join::admit(&self.identity, &self.tokens, &request, &exporter, self.clock.wall_ms()) {
+            Ok(answer) => {
+                tracing::info!("a node has joined with a token");
+                answer
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "a node was not let in");
+                refusal.answer()
+            }
+        }
+    }
+}
+
+fn log(notice: &Notice) {
+    match notice {
+        Notice::NodeUp { node, name } => tracing::info!(node = %node.short(), %name, "node is up"),
+        Notice::NodeDown { node, name, reason } => {
+            tracing::warn!(node = %node.short(), %name, %reason, "node cannot be reached; its apps are withdrawn");
+        }
+        Notice::NodeGone { node, name } => tracing::info!(node = %node.short(), %name, "node is gone"),
+        Notice::Divergence { node, count } => {
+            tracing::error!(node = %node.short(), count, "replicas differ though they cover the same writes; sent again");
+        }
+        Notice::EntryRefused { node, why } => tracing::warn!(node = %node.short(), %why, "an entry was refused"),
+    }
+}

@@ -1,0 +1,211 @@
+//! The local endpoint: one port for applications (WebSocket) and for questions (HTTP).
+//!
+//! A request is admitted before anything else is looked at: the address is loopback, `Host` is one of
+//! ours (a rebound name is refused), a browser's `Origin` is allowed, and a program without one belongs
+//! to the user who runs the node. Then its path decides.
+
+mod admin;
+mod admission;
+mod session;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming as Body;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::tokens::ClientTokens;
+
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all connections of the local endpoint share.
+pub(crate) struct Local {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) config: Config,
+    pub(crate) tokens: ClientTokens,
+    /// What a command must show to be answered.
+    pub(crate) admin_secret: String,
+    /// The addresses other nodes are told to dial.
+    pub(crate) mesh_addresses: Vec<String>,
+    pub(crate) listening: Vec<SocketAddr>,
+    pub(crate) ready: AtomicBool,
+    pub(crate) draining: AtomicBool,
+    pub(crate) started: Instant,
+    connections: AtomicUsize,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Local {
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        config: Config,
+        tokens: ClientTokens,
+        admin_secret: String,
+        mesh_addresses: Vec<String>,
+        listening: Vec<SocketAddr>,
+    ) -> Arc<Self> {
+        #[expect(clippy::disallowed_methods, reason = "the age of the process, for people")]
+        let started = Instant::now();
+        Arc::new(Self {
+            gateway,
+            config,
+            tokens,
+            admin_secret,
+            mesh_addresses,
+            listening,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            started,
+            connections: AtomicUsize::new(0),
+        })
+    }
+
+    /// Accepts connections until the program ends.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: those that are open go on.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let max = self.config.limits.sessions_max;
+            if self.draining.load(Ordering::Relaxed) || self.connections.load(Ordering::Relaxed) >= max {
+                tracing::warn!(%remote, "connection refused: draining, or limit sessions_max ({max}) is reached");
+                continue;
+            }
+            let _ = stream.set_nodelay(true);
+            let local = self.clone();
+            self.connections.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                local.clone().connection(stream, remote).await;
+                local.connections.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
+        let Ok(own) = stream.local_addr() else { return };
+        // The WebSocket part runs in the same task, once HTTP has handed the socket over.
+        let (upgraded_tx, upgraded_rx) = tokio::sync::oneshot::channel();
+        let upgraded_tx = std::sync::Mutex::new(Some(upgraded_tx));
+        let local = self.clone();
+        let service = service_fn(|mut request: Request<Body>| {
+            let answer = local.answer(&request, remote, own);
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(tx) = upgraded_tx.lock().ok().and_then(|mut tx| tx.take())
+            {
+                let _ = tx.send(hyper::upgrade::on(&mut request));
+            }
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%remote, %error, "not a request");
+            return;
+        }
+        let Ok(upgrade) = upgraded_rx.await else { return };
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        session::run(self, parts.io.into_inner(), parts.read_buf, remote).await;
+    }
+
+    fn answer(self: &Arc<Self>, request: &Request<Body>, remote: SocketAddr, own: SocketAddr) -> Answer {
+        let headers = request.headers();
+        let admitted = admission::check(&self.config, headers, remote, own, request.uri().path());
+        let mut answer = match admitted {
+            Ok(()) => self.route(request),
+            Err(refusal) => {
+                tracing::warn!(%remote, reason = %refusal.reason, "connection refused");
+                text(refusal.status, &refusal.reason)
+            }
+        };
+        if let Some(origin) = headers.get(header::ORIGIN).filter(|_| answer.status() != StatusCode::FORBIDDEN) {
+            // Pages probe the endpoint with a plain request before they open a socket.
+            answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        answer
+    }
+
+    fn route(self: &Arc<Self>, request: &Request<Body>) -> Answer {
+        let path = request.uri().path();
+        if is_upgrade(request.headers()) {
+            if path == "/fdc3" {
+                let reason = "this version of deskmesh does not speak FDC3 yet; connect GW3 clients to any other path";
+                return text(StatusCode::NOT_IMPLEMENTED, reason);
+            }
+            return upgrade(request);
+        }
+        match (request.method(), path) {
+            (&Method::GET, "/health" | "/livez") => text(StatusCode::OK, "ok"),
+            (&Method::GET, "/readyz") => match self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed) {
+                true => text(StatusCode::OK, "ready"),
+                false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down"),
+            },
+            (_, path) if path.starts_with("/admin/v1/") => admin::answer(self, request),
+            _ => {
+                let mut answer = text(
+                    StatusCode::UPGRADE_REQUIRED,
+                    "this is a deskmesh node: connect with a WebSocket (GW3), or ask GET /readyz, /livez or /health",
+                );
+                answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                answer
+            }
+        }
+    }
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+fn upgrade(request: &Request<Body>) -> Answer {
+    let headers = request.headers();
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
+    let (Some(key), Some(b"13"), &Method::GET) = (key, version, request.method()) else {
+        let reason = "a WebSocket request needs GET, Sec-WebSocket-Key (16 bytes in Base64) and Sec-WebSocket-Version 13";
+        return text(StatusCode::BAD_REQUEST, reason);
+    };
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let accept = derive_accept_key(key.as_bytes());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    answer
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}

@@ -1,0 +1,310 @@
+//! One application's WebSocket: a task that reads, hands to the core, and writes what is for it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use mesh_core::Input;
+use mesh_model::{Command, Event, Request, Text};
+use proto_gw3::{Connection, Domain, Incoming, Login, traceparent};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+use super::Local;
+use crate::outbox::{CloseWith, Item, Outbox};
+use crate::tokens::Purpose;
+
+/// How long a client may take to read what was written to it before it counts as dead.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take to answer a close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// Between the acknowledgement of a change and the next change by somebody else.
+///
+/// A Node.js client that reads both in one chunk applies them in the wrong order and keeps its own older
+/// value (reference §15, H1).
+const SETTLE: Duration = Duration::from_millis(2);
+/// Frames handed to the socket before it is flushed.
+const FRAMES_PER_FLUSH: usize = 256;
+/// Between the node's pings. A client that answers none of two is gone.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// Why a connection ends.
+enum End {
+    /// The client is gone, or its socket is.
+    Gone,
+    /// This node closes it.
+    Close(CloseWith),
+}
+
+struct Session {
+    local: Arc<Local>,
+    socket: WebSocketStream<TcpStream>,
+    connection: Connection,
+    outbox: Arc<Outbox>,
+    /// When the last acknowledgement was written that a change must not follow at once.
+    settles_at: Option<Instant>,
+    attached: bool,
+    heard: Instant,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remote: SocketAddr) {
+    let limits = &local.config.limits;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4 << 10)
+        .write_buffer_size(16 << 10)
+        .max_write_buffer_size(limits.session_outbox_bytes_max + (2 * limits.message_bytes_max))
+        .max_message_size(Some(limits.message_bytes_max))
+        .max_frame_size(Some(limits.message_bytes_max));
+    let socket = WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await;
+    let outbox = Arc::new(Outbox::new(limits.session_outbox_bytes_max));
+    let now = Instant::now();
+    let mut session =
+        Session { local, socket, connection: Connection::default(), outbox, settles_at: None, attached: false, heard: now };
+    let end = session.serve().await;
+    // The others learn of it before the closing handshake, which may take its time.
+    for id in session.connection.sessions().collect::<Vec<_>>() {
+        session.local.gateway.close_session(id);
+    }
+    if let End::Close(CloseWith { code, reason }) = end {
+        tracing::info!(%remote, code, %reason, "connection closed");
+        // A close frame holds at most 123 bytes of reason.
+        let reason = reason.char_indices().take_while(|(at, c)| at + c.len_utf8() <= 123).map(|(_, c)| c).collect::<String>();
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+        let closing = async {
+            session.socket.close(Some(frame)).await?;
+            while let Some(Ok(_)) = session.socket.next().await {}
+            Ok::<_, Error>(())
+        };
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, closing).await;
+    }
+}
+
+impl Session {
+    async fn serve(&mut self) -> End {
+        let hello_deadline = Instant::now() + Duration::from_millis(self.local.config.limits.hello_timeout_ms);
+        let mut ping = tokio::time::interval(PING_EVERY);
+        ping.reset();
+        let outbox = self.outbox.clone();
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = outbox.changed() => self.write().await,
+                message = self.socket.next() => self.read(message),
+                () = tokio::time::sleep_until(hello_deadline), if !self.attached => {
+                    let millis = self.local.config.limits.hello_timeout_ms;
+                    Some(close(1008, format!("nobody logged in within {millis} ms (limit hello_timeout_ms)")))
+                }
+                _ = ping.tick() => self.ping().await,
+            };
+            if let Some(end) = ended {
+                return end;
+            }
+        }
+    }
+
+    async fn ping(&mut self) -> Option<End> {
+        if self.heard.elapsed() > 2 * PING_EVERY + Duration::from_secs(5) {
+            return Some(close(1001, "nothing heard from the client, not even answers to pings"));
+        }
+        let sent = tokio::time::timeout(WRITE_DEADLINE, self.socket.send(Message::Ping(Bytes::new()))).await;
+        (!matches!(sent, Ok(Ok(())))).then_some(End::Gone)
+    }
+
+    fn read(&mut self, message: Option<Result<Message, Error>>) -> Option<End> {
+        self.heard = Instant::now();
+        let frame = match message {
+            Some(Ok(Message::Text(text))) => Bytes::from(text),
+            Some(Ok(Message::Binary(bytes))) if std::str::from_utf8(&bytes).is_ok() => bytes,
+            Some(Ok(Message::Binary(_))) => return Some(close(1007, "a binary frame must hold JSON text in UTF-8")),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return None,
+            Some(Ok(Message::Close(_))) | None => return Some(End::Gone),
+            Some(Err(error)) => return Some(self.failed(&error)),
+        };
+        self.frame(&frame);
+        None
+    }
+
+    fn failed(&self, error: &Error) -> End {
+        match error {
+            Error::Capacity(_) => {
+                let max = self.local.config.limits.message_bytes_max;
+                close(1009, format!("a message is larger than {max} bytes (limit message_bytes_max)"))
+            }
+            Error::Utf8(_) => close(1007, "a text frame is not UTF-8"),
+            Error::Protocol(problem) => close(1002, problem.to_string()),
+            _ => End::Gone,
+        }
+    }
+
+    fn frame(&mut self, frame: &Bytes) {
+        let gateway = self.local.gateway.clone();
+        match self.connection.decode(frame) {
+            Incoming::Command { session, command } => {
+                let command = match command {
+                    Command::Call { request, server, method, arguments, trace: None } => {
+                        let trace = gateway.trace(traceparent(&arguments));
+                        Command::Call { request, server, method, arguments, trace }
+                    }
+                    other => other,
+                };
+                gateway.input(Input::Session { session, command });
+            }
+            Incoming::Hello { request, identity, login } => self.hello(request, identity, &login),
+            Incoming::CreateToken { session, request } => {
+                let user = gateway.look(|node| node.user_of(session)).unwrap_or_default();
+                let token = self.local.tokens.make(Purpose::Gateway, &user, gateway.clock.wall_ms());
+                self.outbox.push(Item::Frame(self.connection.token(session, &request, &token)));
+            }
+            Incoming::Reply(frame) => self.outbox.push(Item::Frame(frame)),
+            Incoming::Nothing => {}
+        }
+    }
+
+    fn hello(&mut self, request: Request, identity: mesh_model::Json, login: &Login) {
+        let local = self.local.clone();
+        let now = local.gateway.clock.wall_ms();
+        // A client that logs in with a gateway token gets its issuer's user, and no login of its own.
+        let proved: Result<(Text, Option<Text>, Option<Text>), String> = match login {
+            Login::Secret { login } => {
+                let token = local.tokens.make(Purpose::Access, login, now);
+                Ok((login.clone(), Some(login.clone()), Some(token)))
+            }
+            Login::AccessToken(token) => local
+                .tokens
+                .check(Purpose::Access, token, now)
+                .map(|user| (user.clone(), Some(user), Some(token.detached())))
+                .map_err(Into::into),
+            Login::GatewayToken(token) => {
+                local.tokens.check(Purpose::Gateway, token, now).map(|user| (user, None, None)).map_err(Into::into)
+            }
+            Login::Unsupported(reason) => Err(reason.to_string()),
+        };
+        match proved {
+            Ok((user, login, token)) => {
+                self.attached = true;
+                let session = local.gateway.open_session(&self.outbox);
+                self.connection.will_attach(session, token);
+                let command = Command::Attach { request, identity, user: Some(user), login };
+                local.gateway.input(Input::Session { session, command });
+            }
+            Err(reason) => self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason))),
+        }
+    }
+
+    /// Writes all that waits.
+    async fn write(&mut self) -> Option<End> {
+        let (mut items, closed) = self.outbox.take();
+        let written = self.write_items(&mut items).await;
+        if let Some(with) = closed {
+            return Some(End::Close(with));
+        }
+        written.err()
+    }
+
+    async fn write_items(&mut self, items: &mut VecDeque<Item>) -> Result<(), End> {
+        let mut fed = 0;
+        while let Some(item) = items.pop_front() {
+            let (frame, settle) = match item {
+                Item::Event(session, event) => {
+                    if is_change(&event)
+                        && let Some(at) = self.settles_at.take()
+                        && at > Instant::now()
+                    {
+                        self.flush().await?;
+                        tokio::time::sleep_until(at).await;
+                    }
+                    (self.connection.encode(session, &event), is_acknowledgement(&event))
+                }
+                Item::Frame(frame) => (frame, false),
+                Item::Close(with) => return Err(End::Close(with)),
+            };
+            // Assembled from parts that are JSON text each.
+            let Ok(text) = Utf8Bytes::try_from(frame) else {
+                tracing::error!("a frame that is not text was not sent");
+                continue;
+            };
+            self.within(async |socket| socket.feed(Message::Text(text)).await).await?;
+            fed += 1;
+            if settle {
+                self.settles_at = Some(Instant::now() + SETTLE);
+            }
+            if fed % FRAMES_PER_FLUSH == 0 {
+                self.flush().await?;
+            }
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        self.within(async |socket| socket.flush().await).await
+    }
+
+    /// Writes, but not for ever: a client that does not read is closed by its outbox or by the deadline.
+    async fn within(&mut self, write: impl AsyncFnOnce(&mut WebSocketStream<TcpStream>) -> Result<(), Error>) -> Result<(), End> {
+        let outbox = self.outbox.clone();
+        let write = write(&mut self.socket);
+        tokio::pin!(write);
+        // Most writes are done at once, without a timer.
+        let result = match futures_util::poll!(&mut write) {
+            std::task::Poll::Ready(result) => return result.map_err(|_| End::Gone),
+            std::task::Poll::Pending => {
+                let deadline = tokio::time::sleep(WRITE_DEADLINE);
+                tokio::pin!(deadline);
+                loop {
+                    tokio::select! {
+                        result = &mut write => break result,
+                        () = &mut deadline => {
+                            let reason = "too slow: nothing was read for 10 s (write deadline)";
+                            return Err(close(1013, reason));
+                        }
+                        () = outbox.changed() => {
+                            if let Some(with) = outbox.closed() {
+                                return Err(End::Close(with));
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        // Whatever woke the outbox meanwhile is looked at again.
+        outbox.again();
+        result.map_err(|_| End::Gone)
+    }
+}
+
+/// Returns whether an event tells of somebody else's change that a client applies to a copy of its own.
+const fn is_change(event: &Event) -> bool {
+    matches!(event, Event::ContextUpdated { .. } | Event::BusEvent { .. } | Event::StreamData { .. })
+}
+
+/// Returns whether a client changes its own copy when it gets this.
+const fn is_acknowledgement(event: &Event) -> bool {
+    match event {
+        Event::Done { request } | Event::ContextSnapshot { request, .. } => {
+            request.face == Domain::Global as u8 || request.face == Domain::Context as u8
+        }
+        Event::ContextCreated { .. } | Event::BusSubscribed { .. } | Event::Subscribed { .. } => true,
+        _ => false,
+    }
+}
+
+fn close(code: u16, reason: impl Into<String>) -> End {
+    End::Close(CloseWith { code, reason: reason.into() })
+}
+
+impl Local {
+    /// Refuses new connections and closes the open ones.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.gateway.close_all(&CloseWith { code: 1012, reason: "the node is shutting down".into() });
+    }
+}

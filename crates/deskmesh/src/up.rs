@@ -1,0 +1,370 @@
+//! `deskmesh up`: from a configuration to a running node, and down again.
+
+use std::fs::{File, TryLockError};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use mesh_core::{Input, NodeSettings, Timing};
+use mesh_identity::join::Candidate;
+use mesh_identity::{JoinToken, NodeIdentity, TokenStore};
+use mesh_model::{DomainId, Text};
+use mesh_net::clock::Clock;
+use mesh_net::quic::{self, LinkLimits, MeshEndpoint};
+use mesh_telemetry::{Telemetry, TelemetrySettings, logging};
+use tokio::net::TcpListener;
+
+use crate::admin_client::NodeFile;
+use crate::cli::UpArgs;
+use crate::config::{Config, Loaded};
+use crate::gateway::Gateway;
+use crate::local::Local;
+use crate::tokens::ClientTokens;
+use crate::{dialer, output};
+
+/// How long connections may take to close when the node goes down.
+const DRAIN: Duration = Duration::from_millis(1_500);
+/// How long a node that knows others waits for them before it says that it is ready: what they hold is
+/// newer than what returning clients bring.
+const CATCH_UP: Duration = Duration::from_millis(1_500);
+
+/// Runs a node until it is told to stop.
+#[must_use]
+pub fn run(args: &UpArgs) -> ExitCode {
+    let Loaded { config, warnings, .. } = match Config::load(args.flags()) {
+        Ok(loaded) => loaded,
+        Err(error) => return error.report(),
+    };
+    for warning in warnings {
+        output::warning(&warning);
+    }
+    if let Err(error) = logging::init(&config.telemetry.log_settings()) {
+        output::error(&error.to_string(), "see the key telemetry.log in docs/guides/configuration.md");
+        return ExitCode::from(78);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&format!("the runtime does not start: {error}"), "is the machine out of threads or files?");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        let running = start(config).await?;
+        running.announce();
+        stop_signal().await?;
+        running.stop().await;
+        Ok(())
+    });
+    // What may still hang on a blocking thread, such as a name look-up, is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop { problem, hint }) => {
+            output::error(&problem, &hint);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a node does not start, and what to do.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    pub(crate) problem: String,
+    pub(crate) hint: String,
+}
+
+impl Stop {
+    fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { problem: problem.into(), hint: hint.into() }
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(format!("{error:#}"), "see docs/guides/configuration.md, or run with --log debug")
+    }
+}
+
+/// A node that serves.
+pub(crate) struct Running {
+    local: Arc<Local>,
+    config: Config,
+    telemetry: Telemetry,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// Held while the node lives: one data directory, one node.
+    _lock: File,
+}
+
+/// Starts a node: directory, identity, listeners, then readiness.
+pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
+    let dir = config.data_dir.clone();
+    let lock = lock(&dir)?;
+    let clock = Clock::start();
+    let (identity, seeds) = identity(&config, &dir, &clock).await?;
+    let identity = Arc::new(identity);
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if address.is_ipv6() && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                tracing::info!(%address, "this machine has no IPv6; not listening there");
+            }
+            Err(error) => {
+                let hint = "another node or gateway may be running; stop it, or choose another port with --listen 127.0.0.1:PORT";
+                return Err(Stop::new(format!("cannot listen for applications on {address}: {error}"), hint));
+            }
+        }
+    }
+    let listening: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let Some(first) = listening.first().copied() else {
+        return Err(Stop::new("there is no address to listen on for applications", "give one with --listen 127.0.0.1:8385"));
+    };
+    let telemetry = Telemetry::start(TelemetrySettings {
+        otlp_endpoint: config.telemetry.otlp_endpoint.clone(),
+        service_name: "deskmesh".to_owned(),
+        service_version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: identity.node(),
+        node_name: config.name.clone(),
+    })
+    .map_err(|error| Stop::new(error.to_string(), "see the key telemetry.otlp_endpoint"))?;
+
+    let incarnation = identity.next_incarnation(clock.wall_ms()).map_err(|error| anyhow!(error))?;
+    // The mesh port is found before the node says where it can be dialled.
+    let probe = config.mesh_listen;
+    let mesh_addresses = |port: u16| advertised(&config, port);
+    let port = if probe.port() == 0 { free_udp_port(probe)? } else { probe.port() };
+    let mesh_listen = SocketAddr::new(probe.ip(), port);
+    let addresses = mesh_addresses(port);
+    let settings = NodeSettings {
+        node: identity.node(),
+        incarnation,
+        name: Text::from(config.name.as_str()),
+        addresses: addresses.iter().map(|address| address.as_str().into()).collect(),
+        domain: domain_of(identity.owner()),
+        id_secret: random()?,
+        limits: config.limits.model(),
+        timing: Timing::default(),
+    };
+    let tokens = TokenStore::open(&dir);
+    let ratio = config.telemetry.sample_ratio;
+    let gateway = Gateway::new(settings, clock.clone(), identity.clone(), tokens, telemetry.clone(), ratio);
+    let endpoint = MeshEndpoint::bind(identity.clone(), mesh_listen, gateway.clone(), LinkLimits::default(), clock).map_err(|error| {
+        let hint = "another node may be running; stop it, or choose another port with --mesh-listen 0.0.0.0:PORT";
+        Stop::new(format!("cannot listen for other nodes on {mesh_listen}/udp: {error}"), hint)
+    })?;
+    gateway.set_endpoint(endpoint);
+    let client_tokens = ClientTokens::open(&dir).context("cannot open the key of client tokens")?;
+    let secret = format!("{:032x}{:032x}", random()?, random()?);
+    let local = Local::new(gateway.clone(), config.clone(), client_tokens, secret.clone(), addresses.clone(), listening);
+
+    let mut tasks = vec![tokio::spawn(gateway.clone().run_timers())];
+    let remembered = dir.join("peers.json").exists() || !seeds.is_empty();
+    tasks.push(tokio::spawn(dialer::run(gateway.clone(), seeds, dir.clone())));
+    // The sockets are open already, so a returning client waits instead of being refused; it is
+    // answered once the others' state is here.
+    if remembered {
+        let caught_up = async {
+            while !gateway.look(|node| node.peers().iter().any(|peer| peer.state == "up")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(CATCH_UP, caught_up).await.is_err() {
+            tracing::info!("no other node could be reached yet; this one serves alone meanwhile");
+        }
+    }
+    tasks.extend(listeners.into_iter().map(|listener| tokio::spawn(local.clone().serve(listener))));
+    let file = NodeFile {
+        pid: std::process::id(),
+        node: identity.node().to_string(),
+        name: config.name.clone(),
+        http: first,
+        mesh: addresses.join(", "),
+        secret,
+    };
+    file.write(&dir).with_context(|| format!("cannot write {}", NodeFile::path(&dir).display()))?;
+    local.ready.store(true, Ordering::Relaxed);
+    Ok(Running { local, config, telemetry, tasks, _lock: lock })
+}
+
+impl Running {
+    fn announce(&self) {
+        let identity = self.local.gateway.identity();
+        output::line(&format!("deskmesh {} is up: node {} of {}", env!("CARGO_PKG_VERSION"), self.config.name, identity.owner()));
+        for address in self.endpoints() {
+            output::line(&format!("  applications connect to   {address}"));
+        }
+        output::line(&format!("  other nodes connect to    {} (UDP)", self.local.mesh_addresses.join(", ")));
+        if identity.is_authority() {
+            output::line("  to add a machine: `deskmesh token create` here, then `deskmesh up --join <token>` there");
+        }
+        output::line("Ctrl-C stops it.");
+    }
+
+    /// Returns where applications connect.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.local.listening.iter().map(|address| format!("ws://{address}")).collect()
+    }
+
+    /// Makes a token that lets another node join.
+    pub(crate) fn token(&self) -> Result<String, Stop> {
+        let gateway = &self.local.gateway;
+        let made = gateway.tokens().create(
+            gateway.identity(),
+            self.local.mesh_addresses.clone(),
+            mesh_identity::TOKEN_TTL_MS,
+            gateway.clock.wall_ms(),
+        );
+        made.map(|token| token.line()).map_err(|error| anyhow!(error).into())
+    }
+
+    /// Drains and stops: readiness first, then clients and nodes are told, then the sockets go.
+    pub(crate) async fn stop(self) {
+        tracing::info!("shutting down");
+        self.local.drain();
+        let gateway = &self.local.gateway;
+        gateway.input(Input::Leave);
+        let emptied = async {
+            while gateway.look(|node| node.status().sessions) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, emptied).await;
+        if let Some(endpoint) = gateway.endpoint() {
+            let _ = tokio::time::timeout(DRAIN, endpoint.shutdown()).await;
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        let _ = NodeFile::remove(&self.config.data_dir);
+        self.telemetry.shutdown().await;
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, Stop> {
+    let unusable = |error: std::io::Error| {
+        let hint = "give a directory that this user can write with --data-dir DIR";
+        Stop::new(format!("cannot use the data directory {}: {error}", dir.display()), hint)
+    };
+    std::fs::create_dir_all(dir).map_err(unusable)?;
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let hint = "stop it, or give this one a directory of its own with --data-dir DIR";
+            Err(Stop::new(format!("a node is running on {} already", dir.display()), hint))
+        }
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// Finds this node's identity: the one on disk, else one from a join token, else that of a first node.
+async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIdentity, Vec<String>), Stop> {
+    let mut seeds = config.seeds.clone();
+    let token = match &config.join {
+        Some(line) => Some(JoinToken::parse(line).map_err(|error| {
+            Stop::new(format!("the join token is not valid: {error}"), "make a new one with `deskmesh token create` and copy the whole line")
+        })?),
+        None => None,
+    };
+    if let Some(token) = &token {
+        seeds.extend(token.addresses().iter().map(ToString::to_string));
+    }
+    let known = NodeIdentity::load(dir).map_err(|error| {
+        Stop::new(format!("the identity in {} cannot be read: {error}", dir.display()), "restore the directory, or start with an empty one and join again")
+    })?;
+    if let Some(identity) = known {
+        if token.as_ref().is_some_and(|token| *token.owner() != **identity.owner()) {
+            let hint = "a node has one owner; use another --data-dir to join as somebody else";
+            return Err(Stop::new(format!("this node belongs to {} already, and the token is of another owner", identity.owner()), hint));
+        }
+        return Ok((identity, seeds));
+    }
+    let Some(token) = token else {
+        let found = NodeIdentity::found(dir, &config.user, clock.wall_ms()).map_err(|error| anyhow!(error))?;
+        tracing::info!(owner = %found.owner(), "first node of a new mesh");
+        return Ok((found, seeds));
+    };
+    let candidate = Candidate::generate().map_err(|error| anyhow!(error))?;
+    let bind = SocketAddr::new(config.mesh_listen.ip(), 0);
+    let adopted = quic::join(&token, &candidate, bind, clock).await.map_err(|error| {
+        let hint = "a token works once and for 15 minutes: make a new one with `deskmesh token create`, and check that the other node is up";
+        Stop::new(format!("cannot join: {}", output::chain(&error)), hint)
+    })?;
+    let identity = NodeIdentity::adopt(dir, &candidate, &adopted).map_err(|error| anyhow!(error))?;
+    tracing::info!(owner = %identity.owner(), "joined");
+    Ok((identity, seeds))
+}
+
+fn advertised(config: &Config, port: u16) -> Vec<String> {
+    if !config.mesh_advertise.is_empty() {
+        return config.mesh_advertise.clone();
+    }
+    let ip = config.mesh_listen.ip();
+    let ip = if ip.is_unspecified() { own_address(ip) } else { ip };
+    vec![SocketAddr::new(ip, port).to_string()]
+}
+
+/// Returns the address this machine would use towards others. Nothing is sent.
+fn own_address(unspecified: IpAddr) -> IpAddr {
+    let target = if unspecified.is_ipv4() { "192.0.2.1:9" } else { "[2001:db8::1]:9" };
+    let found = UdpSocket::bind(SocketAddr::new(unspecified, 0)).and_then(|socket| {
+        socket.connect(target)?;
+        socket.local_addr()
+    });
+    let loopback = if unspecified.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]) };
+    found.map_or(loopback, |address| address.ip())
+}
+
+fn free_udp_port(wanted: SocketAddr) -> Result<u16, Stop> {
+    let port = UdpSocket::bind(wanted).and_then(|socket| socket.local_addr()).map(|address| address.port());
+    port.map_err(|error| Stop::new(format!("cannot listen for other nodes on {wanted}/udp: {error}"), "choose another address with --mesh-listen"))
+}
+
+/// One domain per owner.
+fn domain_of(owner: &str) -> DomainId {
+    let digest = ring::digest::digest(&ring::digest::SHA256, format!("deskmesh user domain\0{owner}").as_bytes());
+    let mut id = [0u8; 16];
+    id.copy_from_slice(&digest.as_ref()[..16]);
+    DomainId(id)
+}
+
+fn random() -> Result<u128, Stop> {
+    let mut bytes = [0u8; 16];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| Stop::new("the system gives no random bytes", "restart the machine"))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+async fn stop_signal() -> Result<(), Stop> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .context("cannot listen for SIGTERM")?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result.context("cannot listen for Ctrl-C")?,
+            _ = terminate.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.context("cannot listen for Ctrl-C")?;
+    Ok(())
+}
+
+/// Returns a configuration for a node of a demonstration or a test: loopback, ports of its own.
+pub(crate) fn private_config(data_dir: PathBuf, name: &str, user: &str, join: Option<String>) -> Result<Config, Stop> {
+    let values = vec![
+        ("data_dir", data_dir.to_string_lossy().into_owned()),
+        ("listen", "127.0.0.1:0".to_owned()),
+        ("mesh_listen", "127.0.0.1:0".to_owned()),
+        ("name", name.to_owned()),
+        ("user", user.to_owned()),
+    ];
+    let flags = crate::config::Flags { config: None, values };
+    let loaded = Config::load(flags).map_err(|error| Stop::new(error.to_string(), error.hint()))?;
+    Ok(Config { join, ..loaded.config })
+}
