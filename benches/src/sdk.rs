@@ -151,6 +151,12 @@ async fn contexts(near: &Client, far: &Client) -> Result<()> {
     ensure!(state == json!({ "a": 1, "dot.ted": 2 }), "{state}");
 
     far.contexts().update("sdk", json!({ "b": { "c": 1 }, "a": null })).await?;
+    // Nodes merge; a path below a key that the other node is just replacing would be a conflict.
+    until(
+        "a change reaches the other app",
+        async || matches!(near.contexts().get("sdk").await, Ok(Some(state)) if state["b"]["c"] == 1),
+    )
+    .await?;
     near.contexts().set_path("sdk", "b.d", json!([1])).await?;
     until("both see both changes", async || {
         let expected = json!({ "dot.ted": 2, "b": { "c": 1, "d": [1] } });
