@@ -2,4 +2,6 @@
 use std::process::ExitCode;
 /// x
 #[must_use]
-pub fn run(_once: bool) -> ExitCode { ExitCode::SUCCESS }
+pub fn run(_once: bool) -> ExitCode {
+    ExitCode::SUCCESS
+}

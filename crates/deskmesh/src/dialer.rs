@@ -47,10 +47,14 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
     let file = data_dir.join("peers.json");
     for known in read(&file) {
         if let Some(node) = NodeId::parse(&known.node) {
-            gateway.addresses.entry(node).or_insert_with(|| known.addresses.iter().map(|a| a.as_str().into()).collect());
+            gateway
+                .addresses
+                .entry(node)
+                .or_insert_with(|| known.addresses.iter().map(|a| a.as_str().into()).collect());
         }
     }
-    let mut attempts: BTreeMap<Target, Attempt> = seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
+    let mut attempts: BTreeMap<Target, Attempt> =
+        seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
     let mut saved = 0;
     loop {
         for known in &gateway.addresses {
@@ -84,7 +88,9 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
 
 fn is_linked(gateway: &Gateway, target: &Target, attempt: &Attempt) -> bool {
     match target {
-        Target::Node(node) => *node == gateway.identity().node() || gateway.links.iter().any(|link| link.value().0 == *node),
+        Target::Node(node) => {
+            *node == gateway.identity().node() || gateway.links.iter().any(|link| link.value().0 == *node)
+        }
         Target::Seed(_) => attempt.link.is_some_and(|link| gateway.links.contains_key(&link)),
     }
 }
@@ -125,7 +131,10 @@ fn save(gateway: &Gateway, file: &std::path::Path) {
         .addresses
         .iter()
         .take(REMEMBERED_MAX)
-        .map(|known| Remembered { node: known.key().to_string(), addresses: known.value().iter().map(ToString::to_string).collect() })
+        .map(|known| Remembered {
+            node: known.key().to_string(),
+            addresses: known.value().iter().map(ToString::to_string).collect(),
+        })
         .collect();
     all.sort_by(|a, b| a.node.cmp(&b.node));
     let temporary = file.with_extension("json.new");

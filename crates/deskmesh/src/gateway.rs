@@ -59,7 +59,10 @@ impl Gateway {
         let now = clock.read();
         Arc::new(Self {
             core: Mutex::new(Node::new(settings, now)),
-            wall_at_start_ns: now.wall_ms.saturating_mul(1_000_000).saturating_sub(now.tick.0.saturating_mul(1_000)),
+            wall_at_start_ns: now
+                .wall_ms
+                .saturating_mul(1_000_000)
+                .saturating_sub(now.tick.0.saturating_mul(1_000)),
             clock,
             outboxes: DashMap::new(),
             links: DashMap::new(),
@@ -130,7 +133,11 @@ impl Gateway {
             return None;
         }
         if let Some(parent) = given.and_then(|text| traceparent::parse(text.as_bytes())) {
-            return Some(TraceContext { trace_id: parent.trace_id, span_id: parent.span_id, sampled: parent.sampled() });
+            return Some(TraceContext {
+                trace_id: parent.trace_id,
+                span_id: parent.span_id,
+                sampled: parent.sampled(),
+            });
         }
         let mut bytes = [0u8; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).ok()?;
@@ -248,7 +255,13 @@ impl LinkEvents for Gateway {
     }
 
     fn join_requested(&self, request: JoinRequest, exporter: Exporter) -> JoinAnswer {
-        match mesh_identity::join::admit(&self.identity, &self.tokens, &request, &exporter, self.clock.wall_ms()) {
+        match mesh_identity::join::admit(
+            &self.identity,
+            &self.tokens,
+            &request,
+            &exporter,
+            self.clock.wall_ms(),
+        ) {
             Ok(answer) => {
                 tracing::info!("a node has joined with a token");
                 answer
@@ -271,6 +284,8 @@ fn log(notice: &Notice) {
         Notice::Divergence { node, count } => {
             tracing::error!(node = %node.short(), count, "replicas differ though they cover the same writes; sent again");
         }
-        Notice::EntryRefused { node, why } => tracing::warn!(node = %node.short(), %why, "an entry was refused"),
+        Notice::EntryRefused { node, why } => {
+            tracing::warn!(node = %node.short(), %why, "an entry was refused")
+        }
     }
 }

@@ -143,7 +143,8 @@ impl Local {
                 text(refusal.status, &refusal.reason)
             }
         };
-        if let Some(origin) = headers.get(header::ORIGIN).filter(|_| answer.status() != StatusCode::FORBIDDEN) {
+        if let Some(origin) = headers.get(header::ORIGIN).filter(|_| answer.status() != StatusCode::FORBIDDEN)
+        {
             // Pages probe the endpoint with a plain request before they open a socket.
             answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
@@ -155,17 +156,20 @@ impl Local {
         let path = request.uri().path();
         if is_upgrade(request.headers()) {
             if path == "/fdc3" {
-                let reason = "this version of deskmesh does not speak FDC3 yet; connect GW3 clients to any other path";
+                let reason =
+                    "this version of deskmesh does not speak FDC3 yet; connect GW3 clients to any other path";
                 return text(StatusCode::NOT_IMPLEMENTED, reason);
             }
             return upgrade(request);
         }
         match (request.method(), path) {
             (&Method::GET, "/health" | "/livez") => text(StatusCode::OK, "ok"),
-            (&Method::GET, "/readyz") => match self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed) {
-                true => text(StatusCode::OK, "ready"),
-                false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down"),
-            },
+            (&Method::GET, "/readyz") => {
+                match self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed) {
+                    true => text(StatusCode::OK, "ready"),
+                    false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down"),
+                }
+            }
             (_, path) if path.starts_with("/admin/v1/") => admin::answer(self, request),
             _ => {
                 let mut answer = text(

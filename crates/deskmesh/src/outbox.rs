@@ -61,7 +61,10 @@ impl Outbox {
         if let Item::Close(with) = item {
             queue.closed = Some(with);
         } else if queue.bytes + weight > self.bytes_max && !queue.items.is_empty() {
-            let reason = format!("too slow: more than {} bytes are waiting (limit session_outbox_bytes_max)", self.bytes_max);
+            let reason = format!(
+                "too slow: more than {} bytes are waiting (limit session_outbox_bytes_max)",
+                self.bytes_max
+            );
             queue.items.clear();
             queue.closed = Some(CloseWith { code: 1013, reason });
         } else {

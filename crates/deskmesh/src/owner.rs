@@ -34,7 +34,9 @@ fn own_uid() -> Option<u32> {
 fn uid_of_socket(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
     let (file, peer, local) = match (peer, local) {
         (SocketAddr::V4(peer), SocketAddr::V4(local)) => {
-            let hex = |a: std::net::SocketAddrV4| format!("{:08X}:{:04X}", u32::from_ne_bytes(a.ip().octets()), a.port());
+            let hex = |a: std::net::SocketAddrV4| {
+                format!("{:08X}:{:04X}", u32::from_ne_bytes(a.ip().octets()), a.port())
+            };
             ("/proc/net/tcp", hex(peer), hex(local))
         }
         (SocketAddr::V6(peer), SocketAddr::V6(local)) => {

@@ -64,7 +64,8 @@ impl ClientTokens {
             Purpose::Access => ACCESS_S,
             Purpose::Gateway => GATEWAY_S,
         };
-        let claims = serde_json::json!({"type": purpose.word(), "user": user, "exp": wall_ms / 1000 + seconds});
+        let claims =
+            serde_json::json!({"type": purpose.word(), "user": user, "exp": wall_ms / 1000 + seconds});
         let signed = format!("{}.{}", BASE64.encode(HEADER), BASE64.encode(claims.to_string()));
         let tag = hmac::sign(&self.key, signed.as_bytes());
         format!("{signed}.{}", BASE64.encode(tag)).into()
@@ -77,7 +78,10 @@ impl ClientTokens {
         let tag = BASE64.decode(tag).map_err(|_| BAD)?;
         hmac::verify(&self.key, signed.as_bytes(), &tag).map_err(|_| BAD)?;
         let (_, claims) = signed.split_once('.').ok_or(BAD)?;
-        let claims = BASE64.decode(claims).ok().and_then(|claims| serde_json::from_slice::<serde_json::Value>(&claims).ok());
+        let claims = BASE64
+            .decode(claims)
+            .ok()
+            .and_then(|claims| serde_json::from_slice::<serde_json::Value>(&claims).ok());
         let claims = claims.ok_or(BAD)?;
         if claims["type"] != purpose.word() {
             return Err("the token is of another kind");

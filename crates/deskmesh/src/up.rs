@@ -49,7 +49,10 @@ pub fn run(args: &UpArgs) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::error(&format!("the runtime does not start: {error}"), "is the machine out of threads or files?");
+            output::error(
+                &format!("the runtime does not start: {error}"),
+                "is the machine out of threads or files?",
+            );
             return ExitCode::FAILURE;
         }
     };
@@ -120,9 +123,13 @@ pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
             }
         }
     }
-    let listening: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let listening: Vec<SocketAddr> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let Some(first) = listening.first().copied() else {
-        return Err(Stop::new("there is no address to listen on for applications", "give one with --listen 127.0.0.1:8385"));
+        return Err(Stop::new(
+            "there is no address to listen on for applications",
+            "give one with --listen 127.0.0.1:8385",
+        ));
     };
     let telemetry = Telemetry::start(TelemetrySettings {
         otlp_endpoint: config.telemetry.otlp_endpoint.clone(),
@@ -153,14 +160,29 @@ pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
     let tokens = TokenStore::open(&dir);
     let ratio = config.telemetry.sample_ratio;
     let gateway = Gateway::new(settings, clock.clone(), identity.clone(), tokens, telemetry.clone(), ratio);
-    let endpoint = MeshEndpoint::bind(identity.clone(), mesh_listen, gateway.clone(), LinkLimits::default(), clock).map_err(|error| {
-        let hint = "another node may be running; stop it, or choose another port with --mesh-listen 0.0.0.0:PORT";
+    let endpoint = MeshEndpoint::bind(
+        identity.clone(),
+        mesh_listen,
+        gateway.clone(),
+        LinkLimits::default(),
+        clock,
+    )
+    .map_err(|error| {
+        let hint =
+            "another node may be running; stop it, or choose another port with --mesh-listen 0.0.0.0:PORT";
         Stop::new(format!("cannot listen for other nodes on {mesh_listen}/udp: {error}"), hint)
     })?;
     gateway.set_endpoint(endpoint);
     let client_tokens = ClientTokens::open(&dir).context("cannot open the key of client tokens")?;
     let secret = format!("{:032x}{:032x}", random()?, random()?);
-    let local = Local::new(gateway.clone(), config.clone(), client_tokens, secret.clone(), addresses.clone(), listening);
+    let local = Local::new(
+        gateway.clone(),
+        config.clone(),
+        client_tokens,
+        secret.clone(),
+        addresses.clone(),
+        listening,
+    );
 
     let mut tasks = vec![tokio::spawn(gateway.clone().run_timers())];
     let remembered = dir.join("peers.json").exists() || !seeds.is_empty();
@@ -194,13 +216,20 @@ pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
 impl Running {
     fn announce(&self) {
         let identity = self.local.gateway.identity();
-        output::line(&format!("deskmesh {} is up: node {} of {}", env!("CARGO_PKG_VERSION"), self.config.name, identity.owner()));
+        output::line(&format!(
+            "deskmesh {} is up: node {} of {}",
+            env!("CARGO_PKG_VERSION"),
+            self.config.name,
+            identity.owner()
+        ));
         for address in self.endpoints() {
             output::line(&format!("  applications connect to   {address}"));
         }
         output::line(&format!("  other nodes connect to    {} (UDP)", self.local.mesh_addresses.join(", ")));
         if identity.is_authority() {
-            output::line("  to add a machine: `deskmesh token create` here, then `deskmesh up --join <token>` there");
+            output::line(
+                "  to add a machine: `deskmesh token create` here, then `deskmesh up --join <token>` there",
+            );
         }
         output::line("Ctrl-C stops it.");
     }
@@ -251,7 +280,8 @@ fn lock(dir: &Path) -> Result<File, Stop> {
         Stop::new(format!("cannot use the data directory {}: {error}", dir.display()), hint)
     };
     std::fs::create_dir_all(dir).map_err(unusable)?;
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(unusable)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
@@ -267,7 +297,10 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
     let mut seeds = config.seeds.clone();
     let token = match &config.join {
         Some(line) => Some(JoinToken::parse(line).map_err(|error| {
-            Stop::new(format!("the join token is not valid: {error}"), "make a new one with `deskmesh token create` and copy the whole line")
+            Stop::new(
+                format!("the join token is not valid: {error}"),
+                "make a new one with `deskmesh token create` and copy the whole line",
+            )
         })?),
         None => None,
     };
@@ -275,17 +308,27 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
         seeds.extend(token.addresses().iter().map(ToString::to_string));
     }
     let known = NodeIdentity::load(dir).map_err(|error| {
-        Stop::new(format!("the identity in {} cannot be read: {error}", dir.display()), "restore the directory, or start with an empty one and join again")
+        Stop::new(
+            format!("the identity in {} cannot be read: {error}", dir.display()),
+            "restore the directory, or start with an empty one and join again",
+        )
     })?;
     if let Some(identity) = known {
         if token.as_ref().is_some_and(|token| *token.owner() != **identity.owner()) {
             let hint = "a node has one owner; use another --data-dir to join as somebody else";
-            return Err(Stop::new(format!("this node belongs to {} already, and the token is of another owner", identity.owner()), hint));
+            return Err(Stop::new(
+                format!(
+                    "this node belongs to {} already, and the token is of another owner",
+                    identity.owner()
+                ),
+                hint,
+            ));
         }
         return Ok((identity, seeds));
     }
     let Some(token) = token else {
-        let found = NodeIdentity::found(dir, &config.user, clock.wall_ms()).map_err(|error| anyhow!(error))?;
+        let found =
+            NodeIdentity::found(dir, &config.user, clock.wall_ms()).map_err(|error| anyhow!(error))?;
         tracing::info!(owner = %found.owner(), "first node of a new mesh");
         return Ok((found, seeds));
     };
@@ -316,18 +359,28 @@ fn own_address(unspecified: IpAddr) -> IpAddr {
         socket.connect(target)?;
         socket.local_addr()
     });
-    let loopback = if unspecified.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]) };
+    let loopback = if unspecified.is_ipv4() {
+        IpAddr::from([127, 0, 0, 1])
+    } else {
+        IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
+    };
     found.map_or(loopback, |address| address.ip())
 }
 
 fn free_udp_port(wanted: SocketAddr) -> Result<u16, Stop> {
     let port = UdpSocket::bind(wanted).and_then(|socket| socket.local_addr()).map(|address| address.port());
-    port.map_err(|error| Stop::new(format!("cannot listen for other nodes on {wanted}/udp: {error}"), "choose another address with --mesh-listen"))
+    port.map_err(|error| {
+        Stop::new(
+            format!("cannot listen for other nodes on {wanted}/udp: {error}"),
+            "choose another address with --mesh-listen",
+        )
+    })
 }
 
 /// One domain per owner.
 fn domain_of(owner: &str) -> DomainId {
-    let digest = ring::digest::digest(&ring::digest::SHA256, format!("deskmesh user domain\0{owner}").as_bytes());
+    let digest =
+        ring::digest::digest(&ring::digest::SHA256, format!("deskmesh user domain\0{owner}").as_bytes());
     let mut id = [0u8; 16];
     id.copy_from_slice(&digest.as_ref()[..16]);
     DomainId(id)
@@ -356,7 +409,12 @@ async fn stop_signal() -> Result<(), Stop> {
 }
 
 /// Returns a configuration for a node of a demonstration or a test: loopback, ports of its own.
-pub(crate) fn private_config(data_dir: PathBuf, name: &str, user: &str, join: Option<String>) -> Result<Config, Stop> {
+pub(crate) fn private_config(
+    data_dir: PathBuf,
+    name: &str,
+    user: &str,
+    join: Option<String>,
+) -> Result<Config, Stop> {
     let values = vec![
         ("data_dir", data_dir.to_string_lossy().into_owned()),
         ("listen", "127.0.0.1:0".to_owned()),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_model::limits::NAME_BYTES_MAX;
-use mesh_model::{Cause, Event, Json, Key as Segment, Lifetime, Reason, Request, SessionId, Text};
+use mesh_model::{Cause, Event, Json, Key as Segment, Lifetime, Reason, Request, SessionId, Text, Tick};
 
 use crate::content::{self, Delta, Write};
 use crate::key::{self, ContextKey, Subject, UserKey};
@@ -22,7 +22,15 @@ pub(crate) struct SharedContext {
     pub(crate) members: BTreeSet<SessionId>,
     /// The present value as text, until the next write.
     value: Option<Json>,
+    /// When this node learnt of it from another.
+    learnt_at: Option<Tick>,
 }
+
+/// How long after a context has come from another node a client that creates it cannot have known of it.
+///
+/// Clients turn an update of a context they do not know into a creation; were the data of that one dropped,
+/// as it is for a context that exists, an update would be lost whenever two machines begin at once.
+const UNKNOWN_FOR_US: u64 = 1_000_000;
 
 /// What a header entry says.
 #[derive(Clone, Debug)]
@@ -94,7 +102,10 @@ impl Node {
         }
         let (user, creator) = (own.user.clone(), own.instance.clone());
         let key = ContextKey { user, name: name.detached() };
-        if self.contexts.contains_key(&key) {
+        if let Some(known) = self.contexts.get(&key) {
+            if known.learnt_at.is_some_and(|at| self.now.tick.since(at) < UNKNOWN_FOR_US) {
+                self.merge_creation(session, &key, data.as_ref());
+            }
             return self.enter(session, request, &key);
         }
         let data = data.filter(|data| !data.is_null()).unwrap_or_else(|| Json::from_static("{}"));
@@ -120,12 +131,33 @@ impl Node {
         self.tell(session, Event::ContextCreated { request, context: id });
     }
 
+    /// Takes the data of a creation that another machine's was quicker than, as an update.
+    fn merge_creation(&mut self, session: SessionId, key: &ContextKey, data: Option<&Json>) {
+        let Some(members) = data.and_then(Json::members).filter(|members| !members.is_empty()) else {
+            return;
+        };
+        // Of two members of one name the last counts.
+        let members: BTreeMap<Segment, Json> = members.into_iter().collect();
+        let size = data.map_or(0, Json::len);
+        let (Some(header), Ok(())) = (self.header(key), self.room_for(members.len(), size)) else { return };
+        let updater = self.sessions[&session].instance.clone();
+        let root = key.root();
+        let mut step: content::Step =
+            members.iter().flat_map(|(name, value)| content::set_key(&root, name, value)).collect();
+        let header = Header { updater: updater.clone(), ..header };
+        step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
+        self.write(step);
+        let changed: Vec<Vec<Segment>> = members.into_keys().map(|name| vec![name]).collect();
+        self.context_changed(key, &header, &changed);
+    }
+
     fn know_context(&mut self, key: &ContextKey) -> Text {
         if let Some(known) = self.contexts.get(key) {
             return known.id.clone();
         }
         let id = self.next_name('c');
-        let context = SharedContext { id: id.clone(), members: BTreeSet::new(), value: None };
+        let context =
+            SharedContext { id: id.clone(), members: BTreeSet::new(), value: None, learnt_at: None };
         self.contexts.insert(key.clone(), context);
         self.context_ids.insert(id.clone(), key.clone());
         id
@@ -332,6 +364,9 @@ impl Node {
                 (None, true) => self.forget_context(&key, &Cause::Destroyed),
                 (Some(_), false) => {
                     self.know_context(&key);
+                    if let Some(context) = self.contexts.get_mut(&key) {
+                        context.learnt_at = Some(self.now.tick);
+                    }
                     self.announce_context(&key);
                 }
                 (Some(header), true) => self.context_changed(&key, &header, &changed),

@@ -231,6 +231,7 @@ impl Node {
             Some((UserKey(value.slice(..end)), identity))
         });
         let Some((user, identity)) = parsed else {
+            self.end_subscriptions_to(instance, None);
             if shown {
                 self.withdraw_row(instance, &Cause::Disconnected);
             }
@@ -273,6 +274,9 @@ impl Node {
             row.methods.iter().filter(|(id, _)| !old.contains_key(id)).map(|(_, def)| def.clone()).collect();
         let removed: Vec<Json> = old.keys().filter(|id| !row.methods.contains_key(id)).cloned().collect();
         self.know_node(node, Incarnation(0), Text::default()).instances.insert(instance.clone());
+        for id in &removed {
+            self.end_subscriptions_to(instance, Some(id));
+        }
         if !shown {
             return;
         }

@@ -51,6 +51,9 @@ pub(crate) struct RemoteSubscription {
     request: Option<Request>,
     pub(crate) node: NodeId,
     link: LinkId,
+    /// The provider, and which of its streams.
+    server: Text,
+    method: Json,
     branch: Option<u64>,
 }
 
@@ -84,8 +87,16 @@ impl Node {
             }
             Target::Remote { node, link, .. } => {
                 let id = CallId(self.next_number());
-                let subscription =
-                    RemoteSubscription { session, request: Some(request), node, link, branch: None };
+                let (server_id, method_id) = (server.detached(), method.detached());
+                let subscription = RemoteSubscription {
+                    session,
+                    request: Some(request),
+                    node,
+                    link,
+                    server: server_id,
+                    method: method_id,
+                    branch: None,
+                };
                 self.subscriptions.insert(id, subscription);
                 if let Some(own) = self.sessions.get_mut(&session) {
                     own.subscribed.insert(id.0);
@@ -473,6 +484,27 @@ impl Node {
             && let Some(subscription) = self.close_subscription(id)
         {
             self.tell(subscription.session, Event::SubscriptionEnded { subscription: id.0, cause });
+        }
+    }
+
+    /// A provider on another node is gone, or one of its streams (`method`): its subscribers here are
+    /// told before they are told of that, since clients look the provider up.
+    pub(crate) fn end_subscriptions_to(&mut self, server: &Text, method: Option<&Json>) {
+        let concerned =
+            |s: &RemoteSubscription| s.server == *server && method.is_none_or(|method| s.method == *method);
+        let ended: Vec<CallId> =
+            self.subscriptions.iter().filter(|(_, s)| concerned(s)).map(|(id, _)| *id).collect();
+        for id in ended {
+            let Some(subscription) = self.close_subscription(id) else { continue };
+            let (cause, failure) = match method {
+                Some(_) => (Cause::MethodRemoved, CallFailure::MethodRemoved),
+                None => (Cause::Disconnected, CallFailure::CalleeGone),
+            };
+            let event = match subscription.request {
+                Some(request) => Event::CallEnded { request, outcome: Outcome::Failed(failure) },
+                None => Event::SubscriptionEnded { subscription: id.0, cause },
+            };
+            self.tell(subscription.session, event);
         }
     }
 

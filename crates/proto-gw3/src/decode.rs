@@ -80,7 +80,10 @@ impl Fields {
     }
 
     fn words(&self) -> Words {
-        Words { uri: self.some("reason_uri").map(|j| j.detached()), reason: self.some("reason").map(|j| j.detached()) }
+        Words {
+            uri: self.some("reason_uri").map(|j| j.detached()),
+            reason: self.some("reason").map(|j| j.detached()),
+        }
     }
 
     fn arguments(&self) -> Arguments {
@@ -125,7 +128,9 @@ impl Connection {
             Incoming::Reply(error.encode())
         };
         let Some(domain) = Domain::parse(&domain_name) else {
-            let reason = format!("there is no domain `{domain_name}`; known are agm, bus, global, context, metrics, activity");
+            let reason = format!(
+                "there is no domain `{domain_name}`; known are agm, bus, global, context, metrics, activity"
+            );
             return answer(Some(&domain_name), "global.errors.failure", &reason);
         };
         let request = Request { id: id.clone().unwrap_or_else(Json::null), face: domain.face() };
@@ -148,7 +153,11 @@ impl Connection {
         let failure = format!("{}.errors.failure", domain.name());
         let uri = if membership { "global.errors.invalid_peer" } else { failure.as_str() };
         let Some(given_id) = given.as_ref() else {
-            return answer(Some(domain.name()), uri, "Peer id is missing: log in first, then send the peer_id of the welcome");
+            return answer(
+                Some(domain.name()),
+                uri,
+                "Peer id is missing: log in first, then send the peer_id of the welcome",
+            );
         };
         let session = given_id.as_text().and_then(|id| self.peers.get(&id).copied());
         let Some(session) = session else {
@@ -161,14 +170,26 @@ impl Connection {
         }
     }
 
-    fn command(&mut self, domain: Domain, kind: &str, session: SessionId, request: Request, fields: &Fields) -> Result<Incoming, Problem> {
+    fn command(
+        &mut self,
+        domain: Domain,
+        kind: &str,
+        session: SessionId,
+        request: Request,
+        fields: &Fields,
+    ) -> Result<Incoming, Problem> {
         let failure = |reason: &str| Problem::new(domain, "errors.failure", reason);
         let need = |name: &str| fields.get(name).ok_or_else(|| failure(&format!("`{name}` is missing")));
         let need_text = |name: &str| {
-            fields.text(name).ok_or_else(|| failure(&format!("`{name}` must be a string, and is missing or something else")))
+            fields.text(name).ok_or_else(|| {
+                failure(&format!("`{name}` must be a string, and is missing or something else"))
+            })
         };
         let list = |name: &str| {
-            fields.get(name).and_then(|list| list.elements()).ok_or_else(|| failure(&format!("`{name}` must be an array")))
+            fields
+                .get(name)
+                .and_then(|list| list.elements())
+                .ok_or_else(|| failure(&format!("`{name}` must be an array")))
         };
         let server = || {
             let reason = "`server_id` must be the peer id of a server";
@@ -181,7 +202,9 @@ impl Connection {
             (Domain::Global | Domain::Context, "create-context") => {
                 for name in ["read_permissions", "write_permissions"] {
                     if fields.present(name) {
-                        return Err(failure(&format!("`{name}` is not supported by this version of deskmesh")));
+                        return Err(failure(&format!(
+                            "`{name}` is not supported by this version of deskmesh"
+                        )));
                     }
                 }
                 let lifetime = match fields.text("lifetime").as_deref() {
@@ -193,7 +216,12 @@ impl Connection {
                         return Err(Problem::new(domain, "errors.bad_lifetime", reason));
                     }
                 };
-                Command::CreateContext { request, name: need_text("name")?, data: fields.some("data"), lifetime }
+                Command::CreateContext {
+                    request,
+                    name: need_text("name")?,
+                    data: fields.some("data"),
+                    lifetime,
+                }
             }
             (Domain::Global | Domain::Context, _) => {
                 let context = need_text("context_id")?;
@@ -207,10 +235,15 @@ impl Connection {
             (Domain::Agm, "register") => {
                 let methods = list("methods")?;
                 let restricted = |method: &Json| {
-                    method.member("restrictions").and_then(|r| r.as_text()).is_some_and(|text| !text.is_empty())
+                    method
+                        .member("restrictions")
+                        .and_then(|r| r.as_text())
+                        .is_some_and(|text| !text.is_empty())
                 };
                 if methods.iter().any(restricted) {
-                    return Err(failure("method `restrictions` are not supported by this version of deskmesh"));
+                    return Err(failure(
+                        "method `restrictions` are not supported by this version of deskmesh",
+                    ));
                 }
                 Command::Register { request, methods }
             }
@@ -257,23 +290,28 @@ impl Connection {
             },
             (Domain::Agm, "drop-subscription") => {
                 // Refused under the subscription's id, not the request's (reference §6.4).
-                let request = Request { id: fields.get("subscription_id").unwrap_or_else(Json::null), ..request };
+                let request =
+                    Request { id: fields.get("subscription_id").unwrap_or_else(Json::null), ..request };
                 let subscription = fields.number("subscription_id").unwrap_or(0);
                 Command::Drop { request, subscription, words: fields.words() }
             }
             (Domain::Agm, _) => {
                 let subscription = fields.number("subscription_id").unwrap_or(0);
                 let given = fields.words();
-                let words = Words { uri: fields.get("reason_uri").or(given.uri), reason: fields.get("reason").or(given.reason) };
+                let words = Words {
+                    uri: fields.get("reason_uri").or(given.uri),
+                    reason: fields.get("reason").or(given.reason),
+                };
                 Command::Unsubscribe { request, subscription, words }
             }
             (Domain::Bus, "subscribe") => {
                 let pattern = need_text("topic")?;
                 Command::BusSubscribe { request, pattern, routing_key: fields.text("routing_key") }
             }
-            (Domain::Bus, "unsubscribe") => {
-                Command::BusUnsubscribe { request, subscription: fields.number("subscription_id").unwrap_or(0) }
-            }
+            (Domain::Bus, "unsubscribe") => Command::BusUnsubscribe {
+                request,
+                subscription: fields.number("subscription_id").unwrap_or(0),
+            },
             (Domain::Bus, _) => match (fields.text("topic"), fields.some("data")) {
                 (Some(topic), Some(data)) => Command::BusPublish {
                     topic,
@@ -285,12 +323,20 @@ impl Connection {
             },
             (Domain::Metrics, _) => return Ok(Incoming::Nothing),
             (Domain::Activity, "unsubscribe") => return reply_success(),
-            (Domain::Activity, _) => return Err(failure("activities are not supported by this version of deskmesh")),
+            (Domain::Activity, _) => {
+                return Err(failure("activities are not supported by this version of deskmesh"));
+            }
         };
         Ok(Incoming::Command { session, command })
     }
 
-    fn membership(&mut self, kind: &str, session: SessionId, request: Request, fields: &Fields) -> Result<Incoming, Problem> {
+    fn membership(
+        &mut self,
+        kind: &str,
+        session: SessionId,
+        request: Request,
+        fields: &Fields,
+    ) -> Result<Incoming, Problem> {
         let destination = fields.text("destination").unwrap_or_default();
         let Some(domain) = Domain::parse(&destination) else {
             // In the destination's name, else the client that waits there waits for ever.
@@ -331,14 +377,20 @@ struct Problem {
 
 impl Problem {
     fn new(domain: Domain, code: &str, reason: &str) -> Self {
-        Self { domain: Text::from_static(domain.name()), uri: format!("{}.{code}", domain.name()), reason: reason.into() }
+        Self {
+            domain: Text::from_static(domain.name()),
+            uri: format!("{}.{code}", domain.name()),
+            reason: reason.into(),
+        }
     }
 }
 
 fn login(fields: &Fields) -> Login {
     let given = fields.some("authentication").and_then(|a| a.members()).unwrap_or_default();
     let given = Fields(given);
-    if let Some(provider) = given.text("provider").filter(|_| given.text("method").as_deref() != Some("gateway-token")) {
+    if let Some(provider) =
+        given.text("provider").filter(|_| given.text("method").as_deref() != Some("gateway-token"))
+    {
         return Login::Unsupported(format!("there is no authentication provider `{provider}`").into());
     }
     match given.text("method").as_deref() {
@@ -346,10 +398,16 @@ fn login(fields: &Fields) -> Login {
             (Some(login), Some(_)) => Login::Secret { login: login.detached() },
             _ => Login::Unsupported("`login` and `secret` are needed".into()),
         },
-        Some("access-token") => given.text("token").map_or_else(|| Login::Unsupported("`token` is needed".into()), Login::AccessToken),
-        Some("gateway-token") => given.text("token").map_or_else(|| Login::Unsupported("`token` is needed".into()), Login::GatewayToken),
+        Some("access-token") => given
+            .text("token")
+            .map_or_else(|| Login::Unsupported("`token` is needed".into()), Login::AccessToken),
+        Some("gateway-token") => given
+            .text("token")
+            .map_or_else(|| Login::Unsupported("`token` is needed".into()), Login::GatewayToken),
         Some(other) => Login::Unsupported(format!("there is no authentication method `{other}`").into()),
-        None => Login::Unsupported("`authentication.method` is missing: secret, access-token or gateway-token".into()),
+        None => Login::Unsupported(
+            "`authentication.method` is missing: secret, access-token or gateway-token".into(),
+        ),
     }
 }
 
@@ -361,15 +419,37 @@ fn is_known(domain: Domain, kind: &str) -> bool {
         Domain::Context => CONTEXT.contains(&kind),
         Domain::Agm => matches!(
             kind,
-            "register" | "unregister" | "call" | "yield" | "error" | "subscribe" | "unsubscribe" | "accepted" | "publish"
-                | "post" | "drop-subscription"
+            "register"
+                | "unregister"
+                | "call"
+                | "yield"
+                | "error"
+                | "subscribe"
+                | "unsubscribe"
+                | "accepted"
+                | "publish"
+                | "post"
+                | "drop-subscription"
         ),
         Domain::Bus => matches!(kind, "subscribe" | "unsubscribe" | "publish"),
         Domain::Metrics => matches!(kind, "define" | "publish"),
         Domain::Activity => matches!(
             kind,
-            "add-types" | "remove-types" | "add-peer-factories" | "remove-peer-factories" | "create-peer" | "create" | "ready"
-                | "subscribe" | "unsubscribe" | "join-activity" | "leave-activity" | "destroy" | "destroy-peer" | "reload" | "error"
+            "add-types"
+                | "remove-types"
+                | "add-peer-factories"
+                | "remove-peer-factories"
+                | "create-peer"
+                | "create"
+                | "ready"
+                | "subscribe"
+                | "unsubscribe"
+                | "join-activity"
+                | "leave-activity"
+                | "destroy"
+                | "destroy-peer"
+                | "reload"
+                | "error"
         ),
     }
 }
@@ -377,10 +457,15 @@ fn is_known(domain: Domain, kind: &str) -> bool {
 fn not_an_object(frame: &Bytes, error: JsonError) -> Bytes {
     let minus_one = Json::from_static("-1");
     // `null` and `[]` are JSON, and are treated as an empty message (reference §1).
-    let empty = Json::parse(frame.clone()).is_ok_and(|value| matches!(value.as_bytes().as_ref(), b"null" | b"[]"));
+    let empty =
+        Json::parse(frame.clone()).is_ok_and(|value| matches!(value.as_bytes().as_ref(), b"null" | b"[]"));
     let (uri, reason) = match empty {
-        true => ("global.errors.unhandled_message", "there is no message without a type in domain global".to_owned()),
+        true => (
+            "global.errors.unhandled_message",
+            "there is no message without a type in domain global".to_owned(),
+        ),
         false => ("global.errors.failure", format!("a message must be one JSON object: {error}")),
     };
-    ErrorFrame { domain: Some("global"), request_id: Some(&minus_one), peer_id: None, uri, reason: &reason }.encode()
+    ErrorFrame { domain: Some("global"), request_id: Some(&minus_one), peer_id: None, uri, reason: &reason }
+        .encode()
 }

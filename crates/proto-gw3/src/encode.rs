@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use mesh_model::json::write_string;
-use mesh_model::{Answer, Arguments, CallFailure, Cause, Event, Json, Outcome, Reason, Request, SessionId, Text};
+use mesh_model::{
+    Answer, Arguments, CallFailure, Cause, Event, Json, Outcome, Reason, Request, SessionId, Text,
+};
 
 use crate::message::{Connection, Domain};
 
@@ -62,17 +64,24 @@ impl Frame {
     }
 
     fn arguments(self, arguments: &Arguments) -> Self {
-        self.or_null("arguments", arguments.positional.as_ref()).or_null("arguments_kv", arguments.named.as_ref())
+        self.or_null("arguments", arguments.positional.as_ref())
+            .or_null("arguments_kv", arguments.named.as_ref())
     }
 
     fn cause(self, cause: &Cause) -> Self {
         let (uri, reason) = match cause {
             Cause::Left(words) => {
-                return self.or_null("reason_uri", words.uri.as_ref()).or_null("reason", words.reason.as_ref());
+                return self
+                    .or_null("reason_uri", words.uri.as_ref())
+                    .or_null("reason", words.reason.as_ref());
             }
             Cause::Disconnected => ("agm.peer-removed", "Peer has been removed"),
-            Cause::Unreachable => ("agm.peer-removed", "The node of this peer cannot be reached at the moment"),
-            Cause::Lost => ("agm.peer-removed", "The node of this peer has been away too long or was restarted"),
+            Cause::Unreachable => {
+                ("agm.peer-removed", "The node of this peer cannot be reached at the moment")
+            }
+            Cause::Lost => {
+                ("agm.peer-removed", "The node of this peer has been away too long or was restarted")
+            }
             Cause::MethodRemoved => ("agm.method-removed", "Method has been removed"),
             Cause::Destroyed => ("global.destroyed", "Context destroyed explicitly"),
             Cause::OwnerGone => ("context.peer-left", "Context destroyed because its owner/last peer left"),
@@ -129,7 +138,10 @@ impl Connection {
     /// Returns the answer to a request for a token.
     #[must_use]
     pub fn token(&self, session: SessionId, request: &Request, token: &str) -> Bytes {
-        self.frame(Domain::Global, "token", session).json("request_id", &request.id).text("token", token).end()
+        self.frame(Domain::Global, "token", session)
+            .json("request_id", &request.id)
+            .text("token", token)
+            .end()
     }
 
     pub(crate) fn success(&self, session: SessionId, request: &Request) -> Bytes {
@@ -153,7 +165,9 @@ impl Connection {
             self.frame(Domain::of_face(request.face), kind, session).json("request_id", &request.id)
         };
         match event {
-            Event::Attached { request, instance, identity } => self.welcome(session, request, instance, identity),
+            Event::Attached { request, instance, identity } => {
+                self.welcome(session, request, instance, identity)
+            }
             Event::Done { request } => self.success(session, request),
             Event::Refused { request, reason } => self.refusal(session, request, reason),
             Event::InstanceAdded { instance, identity, local } => agm("peer-added")
@@ -161,7 +175,9 @@ impl Connection {
                 .json("identity", identity)
                 .raw("meta", if *local { b"{\"local\":true}" } else { b"{\"local\":false}" })
                 .end(),
-            Event::InstanceRemoved { instance, cause } => agm("peer-removed").text("removed_id", instance).cause(cause).end(),
+            Event::InstanceRemoved { instance, cause } => {
+                agm("peer-removed").text("removed_id", instance).cause(cause).end()
+            }
             Event::MethodsAdded { server, methods, local } => agm("methods-added")
                 .text("source_type", if *local { "local" } else { "peer" })
                 .text("server_id", server)
@@ -178,7 +194,9 @@ impl Connection {
                 .or_null("context", arguments.context.as_ref())
                 .end(),
             Event::CallEnded { request, outcome } => match outcome {
-                Outcome::Answered(Answer::Result(result)) => answer("result", request).or_null("result", result.as_ref()).end(),
+                Outcome::Answered(Answer::Result(result)) => {
+                    answer("result", request).or_null("result", result.as_ref()).end()
+                }
                 Outcome::Answered(Answer::Error { words, context }) => {
                     let frame = answer("error", request)
                         .or_null("reason_uri", words.uri.as_ref())
@@ -188,9 +206,10 @@ impl Connection {
                         None => frame.end(),
                     }
                 }
-                Outcome::Failed(failure) => {
-                    answer("error", request).text("reason_uri", uri_of(failure)).text("reason", &failure.to_string()).end()
-                }
+                Outcome::Failed(failure) => answer("error", request)
+                    .text("reason_uri", uri_of(failure))
+                    .text("reason", &failure.to_string())
+                    .end(),
             },
             Event::SubscriptionRequested { subscription, method, caller, arguments } => agm("add-interest")
                 .number("subscription_id", *subscription)
@@ -227,7 +246,9 @@ impl Connection {
                     .text("name", name)
                     .end()
             }
-            Event::ContextCreated { request, context } => answer("context-created", request).text("context_id", context).end(),
+            Event::ContextCreated { request, context } => {
+                answer("context-created", request).text("context_id", context).end()
+            }
             Event::ContextSnapshot { request, context, name, data } => answer("subscribed-context", request)
                 .text("context_id", context)
                 .text("name", name)
@@ -262,7 +283,13 @@ impl Connection {
         self.peers.insert(instance.clone(), session);
         let domains: Vec<String> = Domain::ALL
             .into_iter()
-            .map(|domain| format!("{{\"uri\":\"{}\",\"description\":\"\",\"version\":{}}}", domain.name(), domain.version()))
+            .map(|domain| {
+                format!(
+                    "{{\"uri\":\"{}\",\"description\":\"\",\"version\":{}}}",
+                    domain.name(),
+                    domain.version()
+                )
+            })
             .collect();
         let frame = Frame::new("global", "welcome")
             .json("request_id", &request.id)
@@ -293,10 +320,17 @@ impl Connection {
             | Reason::BadDelta { .. }
             | Reason::NameTooLong { .. } => format!("{domain}.errors.failure"),
         };
-        let peer = self.sessions.get(&session).filter(|peer| !peer.id.is_empty()).map(|peer| Json::string(&peer.id));
+        let peer =
+            self.sessions.get(&session).filter(|peer| !peer.id.is_empty()).map(|peer| Json::string(&peer.id));
         let reason = reason.to_string();
-        ErrorFrame { domain: Some(domain), request_id: Some(&request.id), peer_id: peer.as_ref(), uri: &uri, reason: &reason }
-            .encode()
+        ErrorFrame {
+            domain: Some(domain),
+            request_id: Some(&request.id),
+            peer_id: peer.as_ref(),
+            uri: &uri,
+            reason: &reason,
+        }
+        .encode()
     }
 }
 

@@ -17,7 +17,8 @@ pub enum Domain {
 }
 
 impl Domain {
-    pub(crate) const ALL: [Self; 6] = [Self::Agm, Self::Activity, Self::Global, Self::Bus, Self::Context, Self::Metrics];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Agm, Self::Activity, Self::Global, Self::Bus, Self::Context, Self::Metrics];
 
     /// Returns the domain's name on the wire.
     #[must_use]

@@ -376,6 +376,7 @@ export default [
   scenario('an update is seen once', async (world) => {
     const { one, two, name, watchers: [atA, atB] } = await shared(world, { n: 0 });
     await one.contexts.update(name, { n: 1 });
+    await world.until(() => atB.last().n === 1);
     await two.contexts.update(name, { m: 1 });
     await world.until(() => atA.last().m === 1 && atB.last().n === 1 && atB.last().m === 1);
     await one.contexts.update(name, { n: 2 });

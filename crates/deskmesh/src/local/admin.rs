@@ -87,8 +87,10 @@ fn status(local: &Local) -> Status {
 fn peers(local: &Local) -> Vec<PeerRow> {
     let gateway = &local.gateway;
     let address = |id: mesh_model::NodeId| {
-        let open = gateway.links.iter().find(|link| link.value().0 == id).map(|link| link.value().1.to_string());
-        open.or_else(|| gateway.addresses.get(&id).and_then(|known| known.first().map(ToString::to_string))).unwrap_or_default()
+        let open =
+            gateway.links.iter().find(|link| link.value().0 == id).map(|link| link.value().1.to_string());
+        open.or_else(|| gateway.addresses.get(&id).and_then(|known| known.first().map(ToString::to_string)))
+            .unwrap_or_default()
     };
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let rtt_ms = |us: u64| us as f64 / 1000.0;
@@ -105,8 +107,12 @@ fn peers(local: &Local) -> Vec<PeerRow> {
 }
 
 fn node_names(local: &Local) -> impl Fn(mesh_model::NodeId) -> String {
-    let mut names: std::collections::BTreeMap<_, _> =
-        local.gateway.look(|node| node.peers()).into_iter().map(|peer| (peer.node, peer.name.to_string())).collect();
+    let mut names: std::collections::BTreeMap<_, _> = local
+        .gateway
+        .look(|node| node.peers())
+        .into_iter()
+        .map(|peer| (peer.node, peer.name.to_string()))
+        .collect();
     names.insert(local.gateway.identity().node(), local.config.name.clone());
     move |id| names.get(&id).cloned().unwrap_or_else(|| id.short())
 }
@@ -122,7 +128,8 @@ fn token(local: &Local, request: &Request<Body>) -> Answer {
         let reason = "this node does not hold the mesh's certificate authority; create the token on the node that was started first";
         return refuse(StatusCode::CONFLICT, reason);
     }
-    let ttl = request.uri().query().and_then(|query| query.strip_prefix("ttl_s=")).and_then(|ttl| ttl.parse().ok());
+    let ttl =
+        request.uri().query().and_then(|query| query.strip_prefix("ttl_s=")).and_then(|ttl| ttl.parse().ok());
     let ttl = ttl.unwrap_or(mesh_identity::TOKEN_TTL_MS / 1000).clamp(*TTL_S.start(), *TTL_S.end());
     let now = local.gateway.clock.wall_ms();
     match local.gateway.tokens().create(identity, local.mesh_addresses.clone(), ttl * 1000, now) {

@@ -16,27 +16,37 @@ pub(crate) struct Refusal {
 }
 
 /// Checks where a request comes from.
-pub(crate) fn check(config: &Config, headers: &HeaderMap, remote: SocketAddr, own: SocketAddr, path: &str) -> Result<(), Refusal> {
+pub(crate) fn check(
+    config: &Config,
+    headers: &HeaderMap,
+    remote: SocketAddr,
+    own: SocketAddr,
+    path: &str,
+) -> Result<(), Refusal> {
     let refuse = |status, reason: String| Err(Refusal { status, reason });
     if !remote.ip().to_canonical().is_loopback() {
         return refuse(StatusCode::FORBIDDEN, "only programs of this machine may connect".into());
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !is_own_host(host, &config.allowed_hosts) {
-        let reason = format!("`Host: {host}` is not a name of this endpoint; use localhost, or add it to allowed_hosts");
+        let reason = format!(
+            "`Host: {host}` is not a name of this endpoint; use localhost, or add it to allowed_hosts"
+        );
         return refuse(StatusCode::MISDIRECTED_REQUEST, reason);
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or("?");
         if !is_allowed_origin(origin, &config.allowed_origins) {
-            let reason = format!("pages of {origin} may not connect; an operator can add it to allowed_origins");
+            let reason =
+                format!("pages of {origin} may not connect; an operator can add it to allowed_origins");
             return refuse(StatusCode::FORBIDDEN, reason);
         }
         return Ok(());
     }
     let probe = matches!(path, "/health" | "/livez" | "/readyz");
     if config.admit == Admit::SameOsUser && !probe && owner::same_user(remote, own) == Some(false) {
-        let reason = "the program runs as another user of this machine; set admit = \"any-local\" to let it in";
+        let reason =
+            "the program runs as another user of this machine; set admit = \"any-local\" to let it in";
         return refuse(StatusCode::FORBIDDEN, reason.into());
     }
     Ok(())
@@ -45,11 +55,18 @@ pub(crate) fn check(config: &Config, headers: &HeaderMap, remote: SocketAddr, ow
 /// A page elsewhere can make its own name resolve to loopback; it cannot make the browser say ours.
 fn is_own_host(host: &str, allowed: &[String]) -> bool {
     let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
+        Some((name, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit())
+                && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
         _ => host,
     };
     ["localhost", "127.0.0.1", "[::1]"].iter().any(|own| name.eq_ignore_ascii_case(own))
-        || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(host))
+        || allowed
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(host))
 }
 
 fn is_allowed_origin(origin: &str, allowed: &[String]) -> bool {
@@ -67,7 +84,9 @@ fn is_allowed_origin(origin: &str, allowed: &[String]) -> bool {
             .and_then(|rest| rest.strip_prefix("://"))
             .and_then(|rest| rest.strip_suffix(domain))
             .and_then(|rest| rest.strip_suffix('.'))
-            .is_some_and(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')),
+            .is_some_and(|label| {
+                !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            }),
     })
 }
 
@@ -79,7 +98,9 @@ fn is_loopback_name(authority: &str) -> bool {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
     };
-    name == "localhost" || name == "[::1]" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() && ip.is_loopback())
+    name == "localhost"
+        || name == "[::1]"
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() && ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -91,7 +112,16 @@ mod tests {
         for good in ["localhost", "LOCALHOST:8385", "127.0.0.1:8385", "[::1]:1", "[::1]"] {
             assert!(is_own_host(good, &[]), "{good}");
         }
-        for bad in ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil", "0.0.0.0:8385", "127.1", "::1", "localhost:x"] {
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "0.0.0.0:8385",
+            "127.1",
+            "::1",
+            "localhost:x",
+        ] {
             assert!(!is_own_host(bad, &[]), "{bad}");
         }
     }
@@ -99,13 +129,30 @@ mod tests {
     #[test]
     fn origins() {
         let allowed = ["https://app.corp.example".to_owned(), "https://*.desk.example".to_owned()];
-        for good in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:80", "https://app.corp.example", "https://a.desk.example"] {
+        for good in [
+            "http://localhost:3000",
+            "https://127.0.0.1",
+            "http://[::1]:80",
+            "https://app.corp.example",
+            "https://a.desk.example",
+        ] {
             assert!(is_allowed_origin(good, &allowed), "{good}");
         }
         for bad in [
-            "null", "file://", "https://evil.example", "https://app.corp.example.evil.com", "http://app.corp.example",
-            "https://app.corp.example:8443", "https://a.b.desk.example", "https://desk.example", "https://.desk.example",
-            "http://localhost.evil.com", "http://localhost@evil.com", "https://evildesk.example", "chrome-extension://x", "http://127.0.0.1.nip.io",
+            "null",
+            "file://",
+            "https://evil.example",
+            "https://app.corp.example.evil.com",
+            "http://app.corp.example",
+            "https://app.corp.example:8443",
+            "https://a.b.desk.example",
+            "https://desk.example",
+            "https://.desk.example",
+            "http://localhost.evil.com",
+            "http://localhost@evil.com",
+            "https://evildesk.example",
+            "chrome-extension://x",
+            "http://127.0.0.1.nip.io",
         ] {
             assert!(!is_allowed_origin(bad, &allowed), "{bad}");
         }

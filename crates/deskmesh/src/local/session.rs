@@ -64,11 +64,19 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
         .max_write_buffer_size(limits.session_outbox_bytes_max + (2 * limits.message_bytes_max))
         .max_message_size(Some(limits.message_bytes_max))
         .max_frame_size(Some(limits.message_bytes_max));
-    let socket = WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await;
+    let socket =
+        WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await;
     let outbox = Arc::new(Outbox::new(limits.session_outbox_bytes_max));
     let now = Instant::now();
-    let mut session =
-        Session { local, socket, connection: Connection::default(), outbox, settles_at: None, attached: false, heard: now };
+    let mut session = Session {
+        local,
+        socket,
+        connection: Connection::default(),
+        outbox,
+        settles_at: None,
+        attached: false,
+        heard: now,
+    };
     let end = session.serve().await;
     // The others learn of it before the closing handshake, which may take its time.
     for id in session.connection.sessions().collect::<Vec<_>>() {
@@ -77,7 +85,11 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
     if let End::Close(CloseWith { code, reason }) = end {
         tracing::info!(%remote, code, %reason, "connection closed");
         // A close frame holds at most 123 bytes of reason.
-        let reason = reason.char_indices().take_while(|(at, c)| at + c.len_utf8() <= 123).map(|(_, c)| c).collect::<String>();
+        let reason = reason
+            .char_indices()
+            .take_while(|(at, c)| at + c.len_utf8() <= 123)
+            .map(|(_, c)| c)
+            .collect::<String>();
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
         let closing = async {
             session.socket.close(Some(frame)).await?;
@@ -90,7 +102,8 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
 
 impl Session {
     async fn serve(&mut self) -> End {
-        let hello_deadline = Instant::now() + Duration::from_millis(self.local.config.limits.hello_timeout_ms);
+        let hello_deadline =
+            Instant::now() + Duration::from_millis(self.local.config.limits.hello_timeout_ms);
         let mut ping = tokio::time::interval(PING_EVERY);
         ping.reset();
         let outbox = self.outbox.clone();
@@ -124,7 +137,9 @@ impl Session {
         let frame = match message {
             Some(Ok(Message::Text(text))) => Bytes::from(text),
             Some(Ok(Message::Binary(bytes))) if std::str::from_utf8(&bytes).is_ok() => bytes,
-            Some(Ok(Message::Binary(_))) => return Some(close(1007, "a binary frame must hold JSON text in UTF-8")),
+            Some(Ok(Message::Binary(_))) => {
+                return Some(close(1007, "a binary frame must hold JSON text in UTF-8"));
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return None,
             Some(Ok(Message::Close(_))) | None => return Some(End::Gone),
             Some(Err(error)) => return Some(self.failed(&error)),
@@ -183,9 +198,11 @@ impl Session {
                 .check(Purpose::Access, token, now)
                 .map(|user| (user.clone(), Some(user), Some(token.detached())))
                 .map_err(Into::into),
-            Login::GatewayToken(token) => {
-                local.tokens.check(Purpose::Gateway, token, now).map(|user| (user, None, None)).map_err(Into::into)
-            }
+            Login::GatewayToken(token) => local
+                .tokens
+                .check(Purpose::Gateway, token, now)
+                .map(|user| (user, None, None))
+                .map_err(Into::into),
             Login::Unsupported(reason) => Err(reason.to_string()),
         };
         match proved {
@@ -249,7 +266,10 @@ impl Session {
     }
 
     /// Writes, but not for ever: a client that does not read is closed by its outbox or by the deadline.
-    async fn within(&mut self, write: impl AsyncFnOnce(&mut WebSocketStream<TcpStream>) -> Result<(), Error>) -> Result<(), End> {
+    async fn within(
+        &mut self,
+        write: impl AsyncFnOnce(&mut WebSocketStream<TcpStream>) -> Result<(), Error>,
+    ) -> Result<(), End> {
         let outbox = self.outbox.clone();
         let write = write(&mut self.socket);
         tokio::pin!(write);
