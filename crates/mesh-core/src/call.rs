@@ -227,7 +227,7 @@ impl Node {
             return self.send_from(id.0, link, message);
         };
         if subscribe {
-            return self.subscription_arrived(callee, node, id, from.clone(), method, arguments);
+            return self.subscription_arrived(callee, node, link, id, from.clone(), method, arguments);
         }
         let traced = trace.filter(|trace| trace.sampled).map(|trace| {
             let name = self.sessions[&callee].methods[&method].name.clone();
@@ -339,10 +339,13 @@ impl Node {
         for invocation in own.invocations.clone() {
             self.end_invocation(session, invocation, Outcome::Failed(CallFailure::CalleeGone));
         }
-        // What it called itself goes on over there; the answers are for nobody.
+        // What it called itself goes on over there and its answers are for nobody, but the session may
+        // only have left interop: each of its requests has an end.
         let Some(own) = self.sessions.get_mut(&session) else { return };
         for id in std::mem::take(&mut own.calls) {
-            self.close_call(id);
+            let Some(call) = self.calls.get(&id) else { continue };
+            let node = self.nodes.get(&call.node).map(|node| node.name.clone()).unwrap_or_default();
+            self.end_call(id, Outcome::Failed(CallFailure::UnknownOutcome { node }));
         }
     }
 

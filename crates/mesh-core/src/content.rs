@@ -342,7 +342,7 @@ fn assembled(parts: &[&[u8]]) -> Json {
 struct Tree<'a> {
     main: Option<(Stamp, Option<&'a Bytes>)>,
     mark: Option<Stamp>,
-    children: BTreeMap<&'a [u8], Tree<'a>>,
+    children: BTreeMap<&'a [u8], Self>,
 }
 
 impl<'a> Tree<'a> {

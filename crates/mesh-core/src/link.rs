@@ -124,6 +124,16 @@ impl Node {
                 self.link_up(link, peer, incarnation, name);
             }
             (State::Opening, LinkMessage::Reject { code, text }) => self.close_link(link, code, &text),
+            (State::Opening, message)
+                if dialled
+                    && message.is_session_traffic()
+                    && known.held.len() < self.settings.limits.held_messages_max =>
+            {
+                // The other side is up already, and its lanes are not ordered with each other: this has
+                // overtaken the `Welcome`, and waits for it.
+                known.held_since = now;
+                known.held.push_back(message);
+            }
             (State::Opening, _) => {
                 self.close_link(link, reject::PROTOCOL, "the first message was not the one that opens a link")
             }
@@ -202,6 +212,10 @@ impl Node {
             message: LinkMessage::SubscriptionsHeld { ids },
         });
         self.notice(Notice::NodeUp { node: peer, name });
+        if let Some(known) = self.links.get_mut(&link) {
+            known.held_since = self.now.tick;
+        }
+        self.release_held(link, false);
     }
 
     fn message(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
@@ -237,8 +251,8 @@ impl Node {
                 }
                 self.end_streams_with(peer);
             }
-            LinkMessage::DomainOpen { domain, vector, floor, hash } => {
-                self.domain_opened(link, domain, vector, &floor, hash)
+            LinkMessage::DomainOpen { domain, vector, hash, floor: _ } => {
+                self.domain_opened(link, domain, vector, hash)
             }
             LinkMessage::Batch { domain, entries, end, reset } => {
                 self.batch_part(link, domain, entries, end, reset)
@@ -302,21 +316,13 @@ impl Node {
 
     // --- Replication.
 
-    fn domain_opened(
-        &mut self,
-        link: LinkId,
-        domain: DomainId,
-        vector: VersionVector,
-        floor: &VersionVector,
-        hash: u64,
-    ) {
+    fn domain_opened(&mut self, link: LinkId, domain: DomainId, vector: VersionVector, hash: u64) {
         if domain != self.settings.domain {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
         self.compare(link, &vector, hash);
         // If the other side has dropped tombstones this one never saw, its snapshot will replace what
         // is here; it decides that by the same comparison.
-        debug_assert!(floor.len() <= vector.len());
         let behind = !covers_all(&vector, self.replica.floor());
         let Some(known) = self.links.get_mut(&link) else { return };
         known.reset = behind;
@@ -451,7 +457,7 @@ impl Node {
     fn take_batch(&mut self, peer: NodeId, entries: Vec<WireEntry>, end: &BatchEnd, reset: bool) {
         let mut changes = Changes::default();
         if reset {
-            self.replica.reset_to(&end.vector, &end.floor, &mut changes);
+            self.replica.reset_to(self.origin(), &end.vector, &end.floor, &mut changes);
         }
         let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
         let own = self.settings.node;
@@ -579,7 +585,8 @@ impl Node {
             let up = (link.state == State::Up).then(|| {
                 link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(timing.suspect_ms))
             });
-            let held = (!link.held.is_empty()).then(|| link.held_since.plus_millis(timing.hold_ms));
+            let held = (link.state == State::Up && !link.held.is_empty())
+                .then(|| link.held_since.plus_millis(timing.hold_ms));
             [opening, up, held].into_iter().flatten()
         });
         let of_nodes =

@@ -165,6 +165,7 @@ impl Replica {
         for above in plain_above {
             if let Some(entry) = self.entries.get_mut(&above) {
                 self.bytes -= entry.value.take().map_or(0, |v| v.len());
+                self.hash ^= entry_hash(&above, entry.stamp.dot);
                 changes.keys.push(above);
             }
         }
@@ -272,12 +273,22 @@ impl Replica {
     /// Prepares for a snapshot of a replica whose dropped tombstones this one may have missed: drops
     /// what the sender's vector covers, for the snapshot brings again whatever is still alive.
     ///
-    /// What the sender has not covered stays and will be sent to it.
-    pub(crate) fn reset_to(&mut self, vector: &VersionVector, floor: &VersionVector, changes: &mut Changes) {
+    /// What the sender has not covered stays and will be sent to it. So does what the present life of
+    /// this node has registered: nobody knows that better, and nobody's snapshot may bring it back.
+    pub(crate) fn reset_to(
+        &mut self,
+        own: Origin,
+        vector: &VersionVector,
+        floor: &VersionVector,
+        changes: &mut Changes,
+    ) {
+        let is_own = |key: &Bytes, e: &Entry| {
+            e.stamp.dot.origin == own && key::owner(key).is_some_and(|owner| owner == own.node)
+        };
         let covered: Vec<Bytes> = self
             .entries
             .iter()
-            .filter(|(_, e)| covers(vector, e.stamp.dot))
+            .filter(|(key, e)| covers(vector, e.stamp.dot) && !is_own(key, e))
             .map(|(key, _)| key.clone())
             .collect();
         for key in covered {
@@ -302,10 +313,10 @@ impl Replica {
         let entry =
             Entry { stamp, value: value.map(|v| Bytes::copy_from_slice(&v)), arrival, at_wall_ms: wall_ms };
         let key = Bytes::copy_from_slice(key);
-        self.hash ^= entry_hash(&key, stamp.dot);
+        self.hash ^= counted(&key, &entry);
         self.bytes += size;
         if let Some(old) = self.entries.insert(key.clone(), entry) {
-            self.hash ^= entry_hash(&key, old.stamp.dot);
+            self.hash ^= counted(&key, &old);
             self.bytes -= key.len() + old.value.map_or(0, |v| v.len());
             self.arrivals.remove(&old.arrival);
         }
@@ -314,7 +325,7 @@ impl Replica {
 
     fn drop_entry(&mut self, key: &[u8]) {
         if let Some((key, old)) = self.entries.remove_entry(key) {
-            self.hash ^= entry_hash(&key, old.stamp.dot);
+            self.hash ^= counted(&key, &old);
             self.bytes -= key.len() + old.value.map_or(0, |v| v.len());
             self.arrivals.remove(&old.arrival);
         }
@@ -349,7 +360,13 @@ fn wire(key: &Bytes, entry: &Entry) -> WireEntry {
     WireEntry { key: key.clone(), dot: entry.stamp.dot, hlc: entry.stamp.hlc, value: entry.value.clone() }
 }
 
-/// Hashes (key, dot), so that the exclusive-or over all entries tells two replicas apart.
+/// Returns what an entry adds to the hash. A tombstone adds nothing: each replica drops its own when it
+/// pleases, and two that differ only in that hold the same.
+fn counted(key: &[u8], entry: &Entry) -> u64 {
+    if entry.value.is_some() { entry_hash(key, entry.stamp.dot) } else { 0 }
+}
+
+/// Hashes (key, dot), so that the exclusive-or over all values tells two replicas apart.
 fn entry_hash(key: &[u8], dot: Dot) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut mix = |word: u64| {
@@ -364,4 +381,40 @@ fn entry_hash(key: &[u8], dot: Dot) -> u64 {
     mix(dot.origin.incarnation.0);
     mix(dot.seq);
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_model::Text;
+
+    #[test]
+    fn a_reset_leaves_what_this_life_registered_and_drops_what_the_sender_dropped() {
+        let own = Origin { node: NodeId([1; 16]), incarnation: Incarnation(2) };
+        let (mine, shared) = (key::instance(own.node, &Text::from("p-1")), Bytes::from_static(b"P\xffa\xff"));
+        let mut replica = Replica::default();
+        let mut changes = Changes::default();
+        for (seq, key) in [(1, &mine), (2, &shared)] {
+            let dot = Dot { origin: own, seq };
+            let stamp = Stamp { hlc: Hlc(seq), dot };
+            replica.merge(key, stamp, Some(Bytes::from_static(b"1")), 0, &mut changes);
+            replica.cover_own(dot);
+        }
+        replica.reset_to(own, &VersionVector::from([(own, 2)]), &VersionVector::new(), &mut changes);
+        assert!(replica.get(&mine).is_some());
+        assert!(replica.get(&shared).is_none());
+    }
+
+    #[test]
+    fn a_dropped_tombstone_changes_no_hash() {
+        let origin = Origin { node: NodeId([1; 16]), incarnation: Incarnation(1) };
+        let key = Bytes::from_static(b"P\xffa\xffb\xff");
+        let mut replica = Replica::default();
+        let dot = Dot { origin, seq: 1 };
+        replica.merge(&key, Stamp { hlc: Hlc(1), dot }, None, 0, &mut Changes::default());
+        replica.cover_own(dot);
+        let before = replica.hash();
+        replica.drop_tombstones([].iter(), 1);
+        assert_eq!((replica.len(), replica.hash()), (0, before));
+    }
 }

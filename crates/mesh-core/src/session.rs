@@ -67,7 +67,7 @@ impl Node {
             let max = self.settings.limits.sessions_max as u64;
             return self.refuse(session, request, Reason::Limit { limit: "sessions_max", max });
         }
-        let own_instance = members.iter().any(|(name, value)| name.0 == &b"instance"[..] && !value.is_null());
+        let own_instance = members.iter().any(|(name, value)| name.0 == b"instance"[..] && !value.is_null());
         let instance = self.next_name('p');
         let mut resolved: Vec<(Key, Json)> = Vec::with_capacity(members.len() + 4);
         let mut set = |name: Key, value: Json| match resolved.iter_mut().find(|(known, _)| *known == name) {

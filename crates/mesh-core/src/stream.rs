@@ -29,8 +29,16 @@ pub(crate) struct Interest {
 
 #[derive(Clone, Debug)]
 enum Subscriber {
-    Local { session: SessionId, request: Request },
-    Remote { node: NodeId, id: CallId },
+    Local {
+        session: SessionId,
+        request: Request,
+    },
+    /// `link` is the one the request came by.
+    Remote {
+        node: NodeId,
+        link: LinkId,
+        id: CallId,
+    },
 }
 
 /// A branch of a provider's streams.
@@ -110,12 +118,13 @@ impl Node {
         &mut self,
         provider: SessionId,
         node: NodeId,
+        link: LinkId,
         id: CallId,
         caller: Text,
         method: Json,
         arguments: Arguments,
     ) {
-        self.ask_provider(provider, caller, method, arguments, Subscriber::Remote { node, id });
+        self.ask_provider(provider, caller, method, arguments, Subscriber::Remote { node, link, id });
     }
 
     fn ask_provider(
@@ -162,7 +171,7 @@ impl Node {
                     self.tell(session, Event::Subscribed { request, subscription });
                 }
             }
-            Subscriber::Remote { node, id } => {
+            Subscriber::Remote { node, id, .. } => {
                 bound.remote.entry(node).or_default().insert(subscription);
                 if let Some(link) = self.link_to(node) {
                     self.send_from(
@@ -206,7 +215,7 @@ impl Node {
             Subscriber::Local { session, request } => {
                 self.tell(session, Event::CallEnded { request, outcome })
             }
-            Subscriber::Remote { node, id } => {
+            Subscriber::Remote { node, id, .. } => {
                 self.send_to_node(provider, node, |after| LinkMessage::CallEnd { id, outcome, after })
             }
         }
@@ -275,7 +284,7 @@ impl Node {
                     Event::StreamData { subscription, private: true, data, sequence, snapshot },
                 );
             }
-            Subscriber::Remote { node, id } => {
+            Subscriber::Remote { node, id, .. } => {
                 self.send_to_node(provider, node, |after| LinkMessage::PrivateData {
                     id,
                     data,
@@ -315,11 +324,24 @@ impl Node {
         if let Some(remote) = self.close_subscription(CallId(subscription)) {
             let id = CallId(subscription);
             let cause = cause.clone();
+            if let Some(request) = remote.request {
+                let node = self.nodes.get(&remote.node).map(|node| node.name.clone()).unwrap_or_default();
+                self.given_up(session, request, node);
+            }
             self.send_to_node(session, remote.node, |_| LinkMessage::Unsubscribe { id, cause });
         } else if let Some((interest, method)) = self.close_interest(subscription) {
+            if let (Subscriber::Local { request, .. }, None) = (&interest.subscriber, &interest.branch) {
+                self.given_up(session, request.clone(), self.settings.name.clone());
+            }
             let (caller, cause) = (interest.caller, cause.clone());
             self.tell(interest.provider, Event::SubscriberGone { subscription, method, caller, cause });
         }
+    }
+
+    /// Answers a request for a subscription whose session leaves before it was accepted.
+    fn given_up(&mut self, session: SessionId, request: Request, node: Text) {
+        let outcome = Outcome::Failed(CallFailure::UnknownOutcome { node });
+        self.tell(session, Event::CallEnded { request, outcome });
     }
 
     /// Ends all subscriptions a session has; part of its leaving.
@@ -362,14 +384,14 @@ impl Node {
             (Subscriber::Local { session, .. }, None) => {
                 self.tell(session, Event::SubscriptionEnded { subscription, cause: cause.clone() });
             }
-            (Subscriber::Remote { node, id }, Some(outcome)) => {
+            (Subscriber::Remote { node, id, .. }, Some(outcome)) => {
                 self.send_to_node(interest.provider, node, |after| LinkMessage::CallEnd {
                     id,
                     outcome,
                     after,
                 });
             }
-            (Subscriber::Remote { node, id }, None) => {
+            (Subscriber::Remote { node, id, .. }, None) => {
                 let cause = cause.clone();
                 self.send_to_node(interest.provider, node, |_| LinkMessage::SubscriptionEnd { id, cause });
             }
@@ -520,9 +542,17 @@ impl Node {
     }
 
     /// After a flap: ends what the other side has given up meanwhile, and tells it what this side has.
+    ///
+    /// What came over the present link is not concerned: it may have overtaken this message. For the
+    /// others the branch is said again, since an acceptance may have been lost with the old link.
     pub(crate) fn subscriptions_held(&mut self, node: NodeId, ids: &[CallId]) {
         let held: BTreeSet<CallId> = ids.iter().copied().collect();
-        for subscription in self.interests_of_node(node, |known| !held.contains(&known)) {
+        let Some(present) = self.link_to(node) else { return };
+        let given_up = self.interests_of_node_where(Some(node), |interest| match interest.subscriber {
+            Subscriber::Remote { link, id, .. } => link != present && !held.contains(&id),
+            Subscriber::Local { .. } => false,
+        });
+        for subscription in given_up {
             if let Some((interest, method)) = self.close_interest(subscription) {
                 let caller = interest.caller;
                 self.tell(
@@ -531,17 +561,27 @@ impl Node {
                 );
             }
         }
-        let known: BTreeSet<CallId> = self
+        let known: BTreeMap<CallId, (SessionId, Option<u64>)> = self
             .interests
             .values()
             .filter_map(|interest| match interest.subscriber {
-                Subscriber::Remote { node: of, id } if of == node => Some(id),
+                Subscriber::Remote { node: of, id, .. } if of == node => {
+                    let branch = interest.branch.clone().map(|branch| (interest.provider, branch));
+                    let number = branch.and_then(|key| self.branches.get(&key)).map(|bound| bound.number);
+                    Some((id, (interest.provider, number)))
+                }
                 Subscriber::Remote { .. } | Subscriber::Local { .. } => None,
             })
             .collect();
-        let Some(link) = self.link_to(node) else { return };
-        for id in held.difference(&known) {
-            self.send_from(0, link, LinkMessage::SubscriptionEnd { id: *id, cause: Cause::Lost });
+        for id in held {
+            match known.get(&id) {
+                Some((provider, Some(branch))) => {
+                    let message = LinkMessage::SubscriptionAccepted { id, branch: *branch };
+                    self.send_from(provider.0, present, message);
+                }
+                Some((_, None)) => {}
+                None => self.send_from(0, present, LinkMessage::SubscriptionEnd { id, cause: Cause::Lost }),
+            }
         }
     }
 

@@ -1,1 +1,7 @@
 //! Tests of a whole node, and of several joined by links made of queues.
+//!
+//! Here nothing is delayed or lost, so each test is one conversation. What delays, cuts, crashes and
+//! wrong clocks do is the business of the crate `mesh-sim`.
+
+mod mesh;
+mod node;

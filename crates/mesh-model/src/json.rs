@@ -419,7 +419,6 @@ fn decode_string(inner: &[u8]) -> Bytes {
                 }
                 match char::from_u32(unit) {
                     Some(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                    #[expect(clippy::cast_possible_truncation, reason = "six bits each")]
                     None => out.extend_from_slice(&[
                         0xed,
                         0x80 | ((unit >> 6) & 0x3f) as u8,

@@ -1,0 +1,441 @@
+//! One conversation per pattern, between two or three nodes.
+
+use mesh_model::{
+    Answer, Area, CallFailure, Cause, Command, Event, Json, Lifetime, LinkMessage, Outcome, Reason, Text, Words,
+};
+
+use super::mesh::{App, Mesh, json};
+
+/// Two apps of one user on two nodes; the second offers method 1.
+fn two() -> (Mesh, (App, Text), (App, Text)) {
+    let mut mesh = Mesh::new(2);
+    let one = mesh.app(0, "joe");
+    let two = mesh.app(1, "joe");
+    mesh.register(two.0, "1", "Add");
+    mesh.events_of(one.0);
+    mesh.events_of(two.0);
+    (mesh, one, two)
+}
+
+fn ended(event: &Event) -> Option<Outcome> {
+    match event {
+        Event::CallEnded { outcome, .. } => Some(outcome.clone()),
+        _ => None,
+    }
+}
+
+fn invoked(event: &Event) -> Option<u64> {
+    match event {
+        Event::Invoke { invocation, .. } => Some(*invocation),
+        _ => None,
+    }
+}
+
+fn wanted(event: &Event) -> Option<u64> {
+    match event {
+        Event::SubscriptionRequested { subscription, .. } => Some(*subscription),
+        _ => None,
+    }
+}
+
+fn data(event: &Event) -> Option<String> {
+    match event {
+        Event::StreamData { data, private, .. } => Some(format!("{data}{}", if *private { "!" } else { "" })),
+        _ => None,
+    }
+}
+
+/// Names the events about instances and what hangs on them, in order.
+fn story(event: &Event) -> Option<&'static str> {
+    Some(match event {
+        Event::InstanceAdded { .. } => "added",
+        Event::MethodsAdded { .. } => "methods",
+        Event::MethodsRemoved { .. } => "methods gone",
+        Event::InstanceRemoved { .. } => "removed",
+        Event::CallEnded { .. } => "call ended",
+        Event::StreamData { .. } => "data",
+        Event::SubscriptionEnded { .. } => "subscription ended",
+        Event::SubscriberGone { .. } => "subscriber gone",
+        _ => return None,
+    })
+}
+
+fn result(text: &str) -> Outcome {
+    Outcome::Answered(Answer::Result(Some(json(text))))
+}
+
+#[test]
+fn apps_of_one_user_see_each_other_and_no_others() {
+    let mut mesh = Mesh::new(2);
+    let (one, _) = mesh.app(0, "joe");
+    let (ann, _) = mesh.app(1, "ann");
+    mesh.events_of(one);
+    let (two, instance) = mesh.app(1, "joe");
+    mesh.register(two, "1", "Add");
+    assert_eq!(mesh.take(one, story), ["added", "methods"]);
+    assert_eq!(mesh.take(ann, story), [""; 0]);
+    let request = mesh.call(ann, &instance, "1");
+    assert!(matches!(mesh.take(ann, ended)[..], [Outcome::Failed(CallFailure::NoTarget { .. })]), "{request:?}");
+    let (late, _) = mesh.app(0, "joe");
+    assert_eq!(mesh.take(late, story), ["added", "added", "methods"]);
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1) });
+    mesh.settle();
+    assert_eq!(mesh.take(one, story), ["added", "methods gone", "removed"]);
+    mesh.assert_equal();
+}
+
+#[test]
+fn a_call_ends_as_its_callee_says() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.call(one, &instance, "1");
+    let invocation = mesh.take(two, invoked)[0];
+    mesh.send(two, Command::Yield { invocation, result: Some(json("{\"a\":1}")) });
+    mesh.send(two, Command::Yield { invocation, result: Some(json("{\"a\":2}")) });
+    assert_eq!(mesh.take(one, ended), [result("{\"a\":1}")]);
+
+    mesh.call(one, &instance, "1");
+    let id = mesh.take(two, invoked)[0];
+    let words = Words { uri: None, reason: Some(json("\"no\"")) };
+    mesh.ask(two, |request| Command::Fail { request, id, words: words.clone(), context: None });
+    assert_eq!(mesh.take(one, ended), [Outcome::Answered(Answer::Error { words, context: None })]);
+    assert!(mesh.nodes.iter().all(|node| node.invocations.is_empty() && node.calls.is_empty()));
+}
+
+#[test]
+fn an_answer_is_not_lost_when_its_callee_leaves_behind_it() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.call(one, &instance, "1");
+    mesh.call(one, &instance, "1");
+    let invocations = mesh.take(two, invoked);
+    // The lane of the answer is slower than the one that tells that the callee has gone.
+    mesh.hold = Some(|message| message.is_session_traffic());
+    mesh.send(two, Command::Yield { invocation: invocations[0], result: Some(json("7")) });
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1) });
+    mesh.settle();
+    mesh.release();
+    let events = mesh.events_of(one);
+    let outcomes: Vec<_> = events.iter().filter_map(ended).collect();
+    assert_eq!(outcomes, [result("7"), Outcome::Failed(CallFailure::CalleeGone)]);
+    let story: Vec<_> = events.iter().filter_map(story).collect();
+    assert_eq!(story, ["call ended", "call ended", "methods gone", "removed"]);
+    assert!(mesh.nodes[0].remote.is_empty());
+}
+
+#[test]
+fn a_caller_that_leaves_interop_still_gets_its_answers() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.call(one, &instance, "1");
+    mesh.subscribe(one, &instance, "1");
+    let events = mesh.events_of(two);
+    let invocation = events.iter().find_map(invoked).unwrap();
+    mesh.ask(one, |request| Command::Leave { request, area: Area::Interop, words: Words::default() });
+    assert!(matches!(mesh.take(one, ended)[..], [Outcome::Failed(_)]), "the subscription's end");
+    mesh.send(two, Command::Yield { invocation, result: None });
+    assert_eq!(mesh.take(one, ended), [Outcome::Answered(Answer::Result(None))]);
+}
+
+#[test]
+fn calls_end_when_the_link_breaks_or_time_is_up() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    let local = mesh.app(1, "joe").0;
+    mesh.call(one, &instance, "1");
+    mesh.call(local, &instance, "1");
+    mesh.cut(0, 1);
+    assert!(matches!(mesh.take(one, ended)[..], [Outcome::Failed(CallFailure::UnknownOutcome { .. })]));
+    mesh.call(one, &instance, "1");
+    assert!(matches!(mesh.take(one, ended)[..], [Outcome::Failed(CallFailure::NotDelivered { .. })]));
+    mesh.link(0, 1);
+    mesh.events_of(one);
+    mesh.call(one, &instance, "1");
+    mesh.wait_ms(600_000);
+    assert!(matches!(mesh.take(one, ended)[..], [Outcome::Failed(CallFailure::Deadline { .. })]));
+    assert!(matches!(mesh.take(local, ended)[..], [Outcome::Failed(CallFailure::Deadline { .. })]));
+    mesh.events_of(two);
+    assert!(mesh.nodes[1].invocations.is_empty(), "a callee that never answers is not charged for ever");
+}
+
+#[test]
+fn a_stream_flows_in_order_over_its_branches() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.subscribe(one, &instance, "1");
+    mesh.subscribe(one, &instance, "1");
+    let subs = mesh.take(two, wanted);
+    for subscription in &subs {
+        mesh.send(two, Command::Accept { subscription: *subscription, branch: json("\"b\"") });
+    }
+    let mine: Vec<u64> = mesh.take(one, |event| match event {
+        Event::Subscribed { subscription, .. } => Some(*subscription),
+        _ => None,
+    });
+    assert_eq!(mine.len(), 2);
+    let push = |text| Command::Push { branch: json("\"b\""), data: json(text), sequence: None, snapshot: None };
+    mesh.send(two, push("1"));
+    let to = Command::PushTo { subscription: subs[0], data: json("2"), sequence: None, snapshot: None };
+    mesh.send(two, to);
+    assert_eq!(mesh.take(one, data), ["1", "1", "2!"]);
+    let subscription = mine[0];
+    mesh.ask(one, |request| Command::Unsubscribe { request, subscription, words: Words::default() });
+    assert_eq!(mesh.take(two, story), ["subscriber gone"]);
+    mesh.send(two, push("3"));
+    assert_eq!(mesh.take(one, data), ["3"]);
+    mesh.ask(two, |request| Command::Unregister { request, methods: vec![json("\"1\"")] });
+    assert_eq!(mesh.take(one, story), ["subscription ended", "methods gone"]);
+    assert!(mesh.nodes[0].remote_branches.is_empty() && mesh.nodes[1].branches.is_empty());
+}
+
+#[test]
+fn the_last_data_of_a_stream_arrives_before_its_provider_goes() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.subscribe(one, &instance, "1");
+    let subscription = mesh.take(two, wanted)[0];
+    mesh.send(two, Command::Accept { subscription, branch: json("1") });
+    mesh.events_of(one);
+    mesh.hold = Some(|message| message.is_session_traffic());
+    mesh.send(two, Command::Push { branch: json("1"), data: json("1"), sequence: None, snapshot: None });
+    mesh.ask(two, |request| Command::Unregister { request, methods: vec![json("\"1\"")] });
+    mesh.release();
+    assert_eq!(mesh.take(one, story), ["data", "subscription ended", "methods gone"]);
+}
+
+#[test]
+fn a_killed_subscription_ends_and_its_request_is_not_answered_twice() {
+    let (mut mesh, (far, _), (two, instance)) = two();
+    let near = mesh.app(1, "joe").0;
+    for app in [far, near] {
+        mesh.events_of(app);
+        mesh.subscribe(app, &instance, "1");
+        let id = mesh.take(two, wanted)[0];
+        mesh.send(two, Command::Accept { subscription: id, branch: json("1") });
+        mesh.events_of(app);
+        let words = Words { uri: None, reason: Some(json("\"no\"")) };
+        mesh.ask(two, |request| Command::Fail { request, id, words: words.clone(), context: None });
+        let events = mesh.events_of(app);
+        assert!(
+            matches!(&events[..], [Event::SubscriptionEnded { cause: Cause::Left(w), .. }] if *w == words),
+            "{events:?}"
+        );
+    }
+}
+
+#[test]
+fn subscriptions_outlive_a_flap_and_die_with_the_node() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.subscribe(one, &instance, "1");
+    let subscription = mesh.take(two, wanted)[0];
+    mesh.send(two, Command::Accept { subscription, branch: json("1") });
+    mesh.events_of(one);
+    let push = |text| Command::Push { branch: json("1"), data: json(text), sequence: None, snapshot: None };
+    mesh.cut(0, 1);
+    mesh.send(two, push("1"));
+    mesh.wait_ms(5_000);
+    mesh.link(0, 1);
+    mesh.send(two, push("2"));
+    assert_eq!(mesh.take(one, story), ["methods gone", "removed", "added", "methods", "data"]);
+    mesh.restart(1, 2);
+    mesh.link(0, 1);
+    assert_eq!(mesh.take(one, story), ["methods gone", "removed", "subscription ended"]);
+    mesh.assert_equal();
+}
+
+#[test]
+fn a_subscription_asked_for_while_the_lists_of_a_new_link_cross_survives() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.cut(0, 1);
+    mesh.hold = Some(|message| matches!(message, LinkMessage::SubscriptionsHeld { .. }));
+    mesh.link(0, 1);
+    mesh.events_of(one);
+    mesh.subscribe(one, &instance, "1");
+    let subscription = mesh.take(two, wanted)[0];
+    mesh.release();
+    mesh.send(two, Command::Accept { subscription, branch: json("1") });
+    mesh.send(two, Command::Push { branch: json("1"), data: json("1"), sequence: None, snapshot: None });
+    assert_eq!(mesh.take(one, data), ["1"]);
+}
+
+#[test]
+fn a_branch_that_changed_while_the_link_was_broken_feeds_its_subscribers() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.subscribe(one, &instance, "1");
+    let subscription = mesh.take(two, wanted)[0];
+    mesh.send(two, Command::Accept { subscription, branch: json("1") });
+    mesh.cut(0, 1);
+    mesh.send(two, Command::Accept { subscription, branch: json("2") });
+    mesh.link(0, 1);
+    mesh.events_of(one);
+    mesh.send(two, Command::Push { branch: json("2"), data: json("1"), sequence: None, snapshot: None });
+    assert_eq!(mesh.take(one, data), ["1"]);
+}
+
+#[test]
+fn a_caller_is_shown_before_it_calls() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    mesh.cut(0, 1);
+    mesh.events_of(two);
+    // What node 0 holds is slow to arrive; its app's call is quick.
+    mesh.hold = Some(|message| matches!(message, LinkMessage::DomainOpen { .. }));
+    mesh.link(0, 1);
+    mesh.hold = Some(|message| matches!(message, LinkMessage::Batch { entries, .. } if entries.is_empty()));
+    mesh.release();
+    mesh.call(one, &instance, "1");
+    let order: Vec<bool> = mesh.take(two, |event| match event {
+        Event::InstanceAdded { .. } => Some(true),
+        Event::Invoke { .. } => Some(false),
+        _ => None,
+    });
+    assert_eq!(order, [true, false]);
+}
+
+#[test]
+fn contexts_are_shared_and_everybody_is_told_the_difference() {
+    let (mut mesh, (one, _), (two, _)) = two();
+    mesh.create(one, "K", "{\"a\":1}", Lifetime::Retained);
+    assert_eq!(mesh.value(1, "K").as_deref(), Some("{\"a\":1}"));
+    let (here, there) = (mesh.context(0, "K").unwrap(), mesh.context(1, "K").unwrap());
+    mesh.ask(two, |request| Command::SubscribeContext { request, context: there.clone() });
+    mesh.events_of(one);
+    mesh.events_of(two);
+    let updates = |mesh: &mut Mesh, app| {
+        mesh.take(app, |event| match event {
+            Event::ContextUpdated { delta, .. } => Some(delta.to_string()),
+            _ => None,
+        })
+    };
+    mesh.update(one, &here, "{\"commands\":[{\"type\":\"set\",\"path\":\"b.c\",\"value\":2}]}");
+    assert_eq!(updates(&mut mesh, two).len(), 1);
+    assert_eq!(updates(&mut mesh, one).len(), 0);
+    mesh.update(two, &there, "{\"commands\":[{\"type\":\"remove\",\"path\":\"b.c\"}]}");
+    assert_eq!(mesh.value(0, "K").as_deref(), Some("{\"a\":1,\"b\":{}}"), "an emptied parent stays");
+    assert_eq!(
+        updates(&mut mesh, one),
+        ["{\"added\":{},\"updated\":{},\"removed\":[],\"commands\":[{\"type\":\"remove\",\"path\":\"b.c\"}]}"]
+    );
+    mesh.update(two, &there, "{\"reset\":{\"z\":[1]}}");
+    assert_eq!(mesh.value(0, "K").as_deref(), Some("{\"z\":[1]}"));
+    mesh.ask(one, |request| Command::DestroyContext { request, context: here.clone() });
+    assert_eq!(mesh.value(1, "K"), None);
+    mesh.assert_equal();
+}
+
+#[test]
+fn concurrent_edits_merge_and_the_newest_creation_finds_both() {
+    let (mut mesh, (one, _), (two, _)) = two();
+    mesh.cut(0, 1);
+    mesh.create(one, "K", "{\"a\":1,\"o\":{}}", Lifetime::Retained);
+    mesh.create(two, "K", "{\"b\":1}", Lifetime::Retained);
+    mesh.link(0, 1);
+    assert_eq!(mesh.value(0, "K"), mesh.value(1, "K"));
+    assert!(mesh.value(0, "K").unwrap().contains("\"a\":1"));
+    let ids = [mesh.context(0, "K").unwrap(), mesh.context(1, "K").unwrap()];
+    mesh.cut(0, 1);
+    mesh.update(one, &ids[0], "{\"commands\":[{\"type\":\"set\",\"path\":\"o.x\",\"value\":1}]}");
+    mesh.update(two, &ids[1], "{\"commands\":[{\"type\":\"set\",\"path\":\"o.y\",\"value\":1}]}");
+    mesh.update(two, &ids[1], "{\"commands\":[{\"type\":\"set\",\"path\":\"a\",\"value\":2}]}");
+    mesh.link(0, 1);
+    assert_eq!(mesh.value(0, "K"), mesh.value(1, "K"));
+    assert!(mesh.value(0, "K").unwrap().contains("\"x\":1"), "{:?}", mesh.value(0, "K"));
+    assert!(mesh.value(0, "K").unwrap().contains("\"a\":2"));
+    mesh.assert_equal();
+}
+
+#[test]
+fn counted_and_owned_contexts_end_with_their_holders() {
+    let mut mesh = Mesh::new(2);
+    let (one, _) = mesh.app(0, "joe");
+    let (two, _) = mesh.app(1, "joe");
+    mesh.create(one, "C", "{}", Lifetime::RefCounted);
+    mesh.create(one, "O", "{}", Lifetime::Ownership);
+    mesh.create(two, "C", "{}", Lifetime::RefCounted);
+    mesh.input(0, crate::Input::SessionClosed { session: mesh_model::SessionId(one.1) });
+    mesh.settle();
+    assert_eq!((mesh.value(1, "O"), mesh.value(1, "C").is_some()), (None, true));
+    let (three, _) = mesh.app(0, "joe");
+    mesh.create(three, "O", "{}", Lifetime::Ownership);
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1) });
+    mesh.settle();
+    assert_eq!(mesh.value(0, "C"), None);
+    // A node that dies takes along what lived by it, once it is known to live no more.
+    mesh.restart(0, 2);
+    assert!(mesh.value(1, "O").is_some());
+    mesh.link(0, 1);
+    assert_eq!((mesh.value(0, "O"), mesh.value(1, "O")), (None, None));
+    mesh.assert_equal();
+}
+
+#[test]
+fn publications_reach_whoever_wants_them_once() {
+    let (mut mesh, (one, _), (two, _)) = two();
+    for pattern in ["a.b", "a.*"] {
+        mesh.ask(two, |request| Command::BusSubscribe { request, pattern: pattern.into(), routing_key: None });
+    }
+    mesh.events_of(two);
+    let publish = |topic: &str| Command::BusPublish {
+        topic: topic.into(),
+        routing_key: None,
+        target: None,
+        data: json("1"),
+    };
+    let got = |mesh: &mut Mesh| mesh.take(two, |e| matches!(e, Event::BusEvent { .. }).then_some(())).len();
+    mesh.send(one, publish("a.b"));
+    assert_eq!(got(&mut mesh), 2);
+    mesh.send(one, publish("a.c"));
+    assert_eq!(got(&mut mesh), 1);
+    mesh.ask(two, |request| Command::Leave { request, area: Area::Bus, words: Words::default() });
+    mesh.send(one, publish("a.b"));
+    assert_eq!(got(&mut mesh), 0);
+}
+
+#[test]
+fn a_newer_life_is_believed_and_an_older_one_is_not() {
+    let mut mesh = Mesh::new(3);
+    let (one, _) = mesh.app(0, "joe");
+    let (two, _) = mesh.app(1, "joe");
+    mesh.register(two, "1", "Add");
+    mesh.events_of(one);
+    mesh.restart(1, 2);
+    // Node 2 hears of the new life first and tells node 0.
+    mesh.link(1, 2);
+    assert_eq!(mesh.take(one, story), ["methods gone", "removed"]);
+    assert!(mesh.nodes[0].remote.is_empty());
+    mesh.link(1, 0);
+    assert_eq!(mesh.nodes[0].peers().iter().filter(|peer| peer.state == "up").count(), 2);
+    mesh.assert_equal();
+    mesh.restart(1, 1);
+    mesh.link(1, 0);
+    assert!(mesh.nodes[0].peers().iter().any(|peer| peer.state == "unreachable"), "superseded");
+}
+
+#[test]
+fn a_double_dial_leaves_one_link() {
+    let (mut mesh, ..) = two();
+    mesh.link(1, 0);
+    mesh.link(0, 1);
+    for node in &mesh.nodes {
+        assert_eq!(node.links.len(), 1);
+        assert_eq!(node.peers()[0].state, "up");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_once() {
+    let (mut mesh, (one, _), _) = two();
+    let nowhere = Text::from("nowhere");
+    let requests = [
+        mesh.ask(one, |request| Command::SubscribeContext { request, context: nowhere.clone() }),
+        mesh.ask(one, |request| Command::Unregister { request, methods: vec![json("5")] }),
+        mesh.ask(one, |request| Command::Unsubscribe { request, subscription: 5, words: Words::default() }),
+        mesh.call(one, &nowhere, "1"),
+    ];
+    let refused = mesh.take(one, |event| match event {
+        Event::Refused { request, .. } => Some(request.clone()),
+        _ => None,
+    });
+    assert_eq!(refused, requests);
+    mesh.create(one, "K", "{}", Lifetime::Retained);
+    let context = mesh.context(0, "K").unwrap();
+    let deep = vec!["a"; 200].join(".");
+    mesh.events_of(one);
+    mesh.update(one, &context, &format!("{{\"commands\":[{{\"type\":\"set\",\"path\":\"{deep}\",\"value\":1}}]}}"));
+    let events = mesh.events_of(one);
+    assert!(matches!(events[..], [Event::Refused { reason: Reason::BadDelta { .. }, .. }]), "{events:?}");
+    assert!(Json::parse(mesh.value(0, "K").unwrap().into_bytes().into()).is_ok());
+}
