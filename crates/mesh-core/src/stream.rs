@@ -321,6 +321,7 @@ impl Node {
 
     /// The subscriber's side ends a subscription; its provider is told.
     fn give_up(&mut self, session: SessionId, subscription: u64, cause: &Cause) {
+        let accepted = self.interests.get(&subscription).is_some_and(|interest| interest.branch.is_some());
         if let Some(remote) = self.close_subscription(CallId(subscription)) {
             let id = CallId(subscription);
             let cause = cause.clone();
@@ -330,7 +331,7 @@ impl Node {
             }
             self.send_to_node(session, remote.node, |_| LinkMessage::Unsubscribe { id, cause });
         } else if let Some((interest, method)) = self.close_interest(subscription) {
-            if let (Subscriber::Local { request, .. }, None) = (&interest.subscriber, &interest.branch) {
+            if let (Subscriber::Local { request, .. }, false) = (&interest.subscriber, accepted) {
                 self.given_up(session, request.clone(), self.settings.name.clone());
             }
             let (caller, cause) = (interest.caller, cause.clone());
