@@ -9,6 +9,7 @@
 //   --jobs N         how many scenarios at once (default 4)
 //   --repeat N       each scenario N times
 //   --swap           providers at b, consumers at a
+//   --deskmesh       forgive what deskmesh is known for: lib/known-deskmesh.mjs
 //   --control CMD    a program that obeys `CMD kill b` and `CMD start b`, for `--suite restart`
 //   --verbose        where it failed and what the libraries logged, below each failure
 //
@@ -17,6 +18,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { parseArgs } from 'node:util';
+import { knownDeskmesh } from './lib/known-deskmesh.mjs';
 import { knownReference } from './lib/known-reference.mjs';
 import { runAll } from './lib/runner.mjs';
 import { reasonOf } from './lib/wait.mjs';
@@ -37,6 +39,7 @@ const { values: flags } = parseArgs({
     a: { type: 'string' },
     b: { type: 'string' },
     reference: { type: 'boolean', default: false },
+    deskmesh: { type: 'boolean', default: false },
     suite: { type: 'string', multiple: true, default: SUITES },
     only: { type: 'string', default: '' },
     lib: { type: 'string', default: 'both' },
@@ -88,7 +91,8 @@ async function planned() {
           ...scenario,
           name,
           label: libs.a === libs.b ? libs.a : `${libs.a}-${libs.b}`,
-          known: reference && knownReference[name],
+          known: reference ? knownReference[name] : flags.deskmesh && knownDeskmesh(name),
+          pointOut: flags.deskmesh,
           open: () => new World({ urls, libs, control }),
         };
         items.push(...Array.from({ length: Number(flags.repeat) }, () => item));

@@ -1,1 +1,17 @@
-//! Real-client and real-socket tests of the deskmesh program.
+//! Nodes as their users have them: the built `deskmesh` program, real sockets, real data directories.
+//!
+//! [`Node`] starts one and [`Mesh`] two that have joined; both go down with their tests, and their logs
+//! are printed if a test fails. [`clients`] runs the suites of `tests/clients` against them, and
+//! [`raw`] speaks to them with bytes of one's own choice.
+
+pub mod clients;
+mod mesh;
+mod node;
+mod program;
+pub mod raw;
+mod wait;
+
+pub use crate::mesh::Mesh;
+pub use crate::node::{Node, NodeOptions, PATIENCE};
+pub use crate::program::{Finished, program, run, run_in};
+pub use crate::wait::{elapsed, until};

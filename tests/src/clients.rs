@@ -1,0 +1,90 @@
+//! The suites of `tests/clients`, which are Node.js programs.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use crate::node::Node;
+
+/// Runs a program of `tests/clients` to its end. What it says is passed on as it comes.
+///
+/// # Panics
+///
+/// If it fails, or Node.js is missing: these tests are not skipped.
+pub fn run(arguments: &[&str]) {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(install);
+    let command = format!("node {}", arguments.join(" "));
+    let status = Command::new("node").args(arguments).current_dir(directory()).status();
+    let status = status.unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(status.success(), "`{command}` in tests/clients failed, see above");
+}
+
+/// Installs the client libraries, unless they are there.
+fn install() {
+    const NEEDED: &str = "the client tests are not skipped: install Node.js 20 or newer with npm";
+    let version = Command::new("node").arg("--version").output();
+    let version = version.unwrap_or_else(|error| panic!("node cannot be run ({error}); {NEEDED}")).stdout;
+    let version = String::from_utf8_lossy(&version).into_owned();
+    let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
+    assert!(major.is_some_and(|major: u32| major >= 20), "node is {}; {NEEDED}", version.trim());
+    if directory().join("node_modules").is_dir() {
+        return;
+    }
+    let status = Command::new("npm").arg("ci").current_dir(directory()).status();
+    let status = status.unwrap_or_else(|error| panic!("npm cannot be run ({error}); {NEEDED}"));
+    assert!(status.success(), "`npm ci` in tests/clients failed, see above");
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+/// Obeys `node-control ADDRESS kill` and `node-control ADDRESS start` for a node until the program ends,
+/// and returns the address.
+///
+/// The node stays a child of this process, so that it ends with its test.
+///
+/// # Panics
+///
+/// If no port is free.
+pub fn control(node: Arc<Mutex<Node>>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // The other side reads an end without a word as a failure.
+            let _ = obey(&node, stream);
+        }
+    });
+    address
+}
+
+fn obey(node: &Mutex<Node>, mut stream: TcpStream) -> io::Result<()> {
+    let mut word = String::new();
+    BufReader::new(stream.try_clone()?).read_line(&mut word)?;
+    let mut node = lock(node);
+    match word.trim() {
+        "kill" => node.kill(),
+        "start" => node.up(),
+        _ => return Ok(()),
+    }
+    stream.write_all(b"done\n")
+}
+
+/// Tells a controlled node what to do, and returns whether it was done.
+pub fn tell(address: &str, word: &str) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(address)?;
+    writeln!(stream, "{word}")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer == "done\n")
+}
+
+/// Takes a lock, also after the thread that held it has panicked: its complaint says enough.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
