@@ -209,6 +209,15 @@ impl Node {
         if self.interests.get(&subscription).is_none_or(|interest| interest.provider != provider) {
             return false;
         }
+        // An accepted one has no open request left that an error could answer: it is cancelled.
+        if self.interests.get(&subscription).is_some_and(|interest| interest.branch.is_some()) {
+            let words = match answer {
+                Answer::Error { words, .. } => words,
+                Answer::Result(_) => Words::default(),
+            };
+            self.end_interest(subscription, &Cause::Left(words), None);
+            return true;
+        }
         let Some((interest, _)) = self.close_interest(subscription) else { return false };
         let outcome = Outcome::Answered(answer);
         match interest.subscriber {
