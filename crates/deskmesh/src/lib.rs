@@ -10,6 +10,8 @@ mod local;
 mod outbox;
 pub mod output;
 mod owner;
+#[cfg(test)]
+mod simulation;
 mod tokens;
 mod up;
 

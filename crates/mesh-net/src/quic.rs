@@ -30,8 +30,8 @@ mod read;
 mod shared;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod virtual_net;
+#[cfg(any(test, feature = "virtual-net"))]
+pub mod virtual_net;
 
 use std::io;
 use std::net::SocketAddr;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// The network. Its task runs until the runtime is dropped.
 #[derive(Debug)]
-pub(super) struct VirtualNet {
+pub struct VirtualNet {
     state: Mutex<NetState>,
     changed: Notify,
     start: Instant,
@@ -48,7 +49,9 @@ struct Datagram {
 }
 
 impl VirtualNet {
-    pub(super) fn new(seed: u64, loss_per_mille: u64) -> Arc<Self> {
+    /// Makes a network whose delays and losses follow from a seed.
+    #[must_use]
+    pub fn new(seed: u64, loss_per_mille: u64) -> Arc<Self> {
         let state = NetState {
             inboxes: BTreeMap::new(),
             flying: BinaryHeap::new(),
@@ -63,26 +66,31 @@ impl VirtualNet {
     }
 
     /// Makes the socket of an address; an earlier one of the same address hears nothing any more.
-    pub(super) fn socket(self: &Arc<Self>, address: SocketAddr) -> Arc<VirtualSocket> {
-        self.state.lock().unwrap().inboxes.insert(address, Inbox::default());
-        Arc::new(VirtualSocket { net: Arc::clone(self), address, is_dead: Mutex::new(false) })
+    pub fn socket(self: &Arc<Self>, address: SocketAddr) -> Arc<VirtualSocket> {
+        self.lock().inboxes.insert(address, Inbox::default());
+        Arc::new(VirtualSocket { net: Arc::clone(self), address, is_dead: AtomicBool::new(false) })
+    }
+
+    /// Lets everything through to and from an address again.
+    pub fn heal(&self, address: SocketAddr) {
+        self.lock().inboxes.entry(address).or_default().is_cut = false;
     }
 
     /// Lets nothing through to or from an address.
-    pub(super) fn cut(&self, address: SocketAddr) {
-        self.state.lock().unwrap().inboxes.get_mut(&address).unwrap().is_cut = true;
+    pub fn cut(&self, address: SocketAddr) {
+        self.lock().inboxes.entry(address).or_default().is_cut = true;
     }
 
     /// Returns how many datagrams were sent, and a hash of when, from where, to where and how large.
     /// Their bytes are encrypted with fresh keys and differ in each run.
-    pub(super) fn trace(&self) -> (u64, u64) {
-        let state = self.state.lock().unwrap();
+    pub fn trace(&self) -> (u64, u64) {
+        let state = self.lock();
         (state.sent, state.hash)
     }
 
     fn send(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let now = self.micros();
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.lock();
         state.sent += 1;
         for value in [now, u64::from(from.port()), u64::from(to.port()), bytes.len() as u64] {
             state.hash = (state.hash ^ value).wrapping_mul(0x0000_0100_0000_01b3);
@@ -100,7 +108,7 @@ impl VirtualNet {
 
     async fn deliver(self: Arc<Self>) {
         loop {
-            let next = self.state.lock().unwrap().flying.peek().map(|Reverse((at, ..))| *at);
+            let next = self.lock().flying.peek().map(|Reverse((at, ..))| *at);
             let Some(at) = next else {
                 self.changed.notified().await;
                 continue;
@@ -113,7 +121,7 @@ impl VirtualNet {
             let now = self.micros();
             let mut wakers = Vec::new();
             {
-                let mut state = self.state.lock().unwrap();
+                let mut state = self.lock();
                 while state.flying.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
                     let Some(Reverse((_, _, datagram))) = state.flying.pop() else { break };
                     if let Some(inbox) = state.inboxes.get_mut(&datagram.to) {
@@ -124,6 +132,10 @@ impl VirtualNet {
             }
             wakers.into_iter().for_each(Waker::wake);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, NetState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn micros(&self) -> u64 {
@@ -140,17 +152,18 @@ impl NetState {
     }
 }
 
+/// One socket of it.
 #[derive(Debug)]
-pub(super) struct VirtualSocket {
+pub struct VirtualSocket {
     net: Arc<VirtualNet>,
     address: SocketAddr,
-    is_dead: Mutex<bool>,
+    is_dead: AtomicBool,
 }
 
 impl VirtualSocket {
     /// Sends nothing any more, as if the process had been killed.
-    pub(super) fn kill(&self) {
-        *self.is_dead.lock().unwrap() = true;
+    pub fn kill(&self) {
+        self.is_dead.store(true, Ordering::Relaxed);
     }
 }
 
@@ -160,7 +173,7 @@ impl AsyncUdpSocket for VirtualSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if !*self.is_dead.lock().unwrap() {
+        if !self.is_dead.load(Ordering::Relaxed) {
             let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
             for datagram in transmit.contents.chunks(size) {
                 self.net.send(self.address, transmit.destination, datagram);
@@ -175,8 +188,8 @@ impl AsyncUdpSocket for VirtualSocket {
         buffers: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut state = self.net.state.lock().unwrap();
-        let is_dead = *self.is_dead.lock().unwrap();
+        let mut state = self.net.lock();
+        let is_dead = self.is_dead.load(Ordering::Relaxed);
         let Some(inbox) = state.inboxes.get_mut(&self.address).filter(|_| !is_dead) else {
             return Poll::Pending;
         };
