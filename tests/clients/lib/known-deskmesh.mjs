@@ -10,6 +10,7 @@ const scenarios = {
   'reconnect: a returning client does not undo what others wrote': RETURN,
   'reconnect: a returning client does not raise a destroyed context': RETURN,
   'reconnect: a returning client keeps its instance id': RETURN,
+  'restart: old values do not come back': RETURN,
 };
 
 /** Checks of `conformance.mjs`, by their number or by number and words. */
