@@ -87,7 +87,7 @@ pub enum Lifetime {
 /// Each command with a [`Request`] is answered exactly once, and the others never are; but `Fail` and
 /// `Drop` are answered only when they are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "fields are named by the protocol reference; the variants tell the meaning")]
+#[expect(missing_docs, reason = "fields are named after the protocol's; the variants tell the meaning")]
 pub enum Command {
     /// Become a session, under a user's name that the adapter has verified.
     Attach { request: Request, identity: Json, user: Option<Text>, login: Option<Text> },

@@ -31,7 +31,7 @@ pub enum Outcome {
     Failed(CallFailure),
 }
 
-/// Why the mesh, not the callee, ended a call (design note 5.9: the closed list of outcomes).
+/// Why the mesh, not the callee, ended a call: a closed list, see docs/protocols/mesh.md.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallFailure {
     /// Nobody of that name offers that.
@@ -104,7 +104,7 @@ impl Outcome {
 
 /// What a node tells a session. The order in which a session gets its events is part of their meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "fields are named by the protocol reference; the variants tell the meaning")]
+#[expect(missing_docs, reason = "fields are named after the protocol's; the variants tell the meaning")]
 pub enum Event {
     /// The session exists, under this instance id and identity.
     Attached { request: Request, instance: InstanceId, identity: Json },

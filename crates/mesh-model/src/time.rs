@@ -44,7 +44,7 @@ impl Hlc {
 /// When a write happened, in an order all nodes agree on and no two writes share.
 ///
 /// Ends in the [`Dot`]: a node that restarts with an older clock can repeat a reading, and two values
-/// under one stamp would differ for ever (design note, fact F10).
+/// under one stamp would differ for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// The hybrid clock of the writer.

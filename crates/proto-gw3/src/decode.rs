@@ -289,7 +289,7 @@ impl Connection {
                 None => return Ok(Incoming::Nothing),
             },
             (Domain::Agm, "drop-subscription") => {
-                // Refused under the subscription's id, not the request's (reference §6.4).
+                // Refused under the subscription's id, not the request's.
                 let request =
                     Request { id: fields.get("subscription_id").unwrap_or_else(Json::null), ..request };
                 let subscription = fields.number("subscription_id").unwrap_or(0);
@@ -456,7 +456,7 @@ fn is_known(domain: Domain, kind: &str) -> bool {
 
 fn not_an_object(frame: &Bytes, error: JsonError) -> Bytes {
     let minus_one = Json::from_static("-1");
-    // `null` and `[]` are JSON, and are treated as an empty message (reference §1).
+    // `null` and `[]` are JSON, and are treated as an empty message.
     let empty =
         Json::parse(frame.clone()).is_ok_and(|value| matches!(value.as_bytes().as_ref(), b"null" | b"[]"));
     let (uri, reason) = match empty {

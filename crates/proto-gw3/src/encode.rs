@@ -275,7 +275,7 @@ impl Connection {
         }
     }
 
-    /// Reference §3.2: the client reads the domains' versions, its identity and its token from here.
+    /// The client reads the domains' versions, its identity and its token from here.
     fn welcome(&mut self, session: SessionId, request: &Request, instance: &Text, identity: &Json) -> Bytes {
         let peer = self.sessions.entry(session).or_default();
         peer.id = instance.clone();

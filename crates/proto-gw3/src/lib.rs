@@ -6,7 +6,7 @@
 //!
 //! Ids on this wire: `peer_id` is the node's instance id; an invocation or subscription is `r-` and the
 //! node's number for it. The answer to a request goes to the *domain* the client listens in, which for
-//! `join` and `leave` is the destination (reference §2.2); [`Domain`] travels in
+//! `join` and `leave` is the destination; [`Domain`] travels in
 //! [`Request::face`](mesh_model::Request) for that.
 
 mod decode;

@@ -1,4 +1,4 @@
-// The domains bus and metrics: B01–B10 and M01 of the protocol notes.
+// The domains bus and metrics: B01–B10 and M01 of the list of wire checks.
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';

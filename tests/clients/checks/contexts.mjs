@@ -1,4 +1,4 @@
-// Contexts under the domain global: C01–C05, C10–C27, C31, C32 of the protocol notes.
+// Contexts under the domain global: C01–C05, C10–C27, C31, C32 of the list of wire checks.
 //
 // A context has an id per node, so each peer uses the one that it was told.
 

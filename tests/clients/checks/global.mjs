@@ -1,4 +1,4 @@
-// Login, identity, envelopes: G01–G07, G12–G20 of the protocol notes.
+// Login, identity, envelopes: G01–G07, G12–G20 of the list of wire checks.
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';

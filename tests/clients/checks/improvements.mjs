@@ -1,4 +1,4 @@
-// Where the reference falls short and we do not: I01–I03, I08, I09 of the protocol notes.
+// Where the reference falls short and we do not: I01–I03, I08, I09 of the list of wire checks.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';

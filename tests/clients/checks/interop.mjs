@@ -1,4 +1,4 @@
-// The domain agm: A01–A38 of the protocol notes, without restrictions (A09, A10).
+// The domain agm: A01–A38 of the list of wire checks, without restrictions (A09, A10).
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';

@@ -29,7 +29,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Between the acknowledgement of a change and the next change by somebody else.
 ///
 /// A Node.js client that reads both in one chunk applies them in the wrong order and keeps its own older
-/// value (reference §15, H1).
+/// value.
 const SETTLE: Duration = Duration::from_millis(2);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;

@@ -93,7 +93,7 @@ pub(super) enum ClientConfigError {
 
 const IDLE_MS_MAX: u32 = 20_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// quinn pays for these with memory per connection, used or not (design note, fact F2).
+/// quinn pays for these with memory per connection, used or not.
 const UNI_STREAMS_MAX: u32 = 64;
 const BIDI_STREAMS_MAX: u32 = 16;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
