@@ -1,1 +1,14 @@
 //! Deterministic simulation of whole meshes, with checkers.
+//!
+//! [`run`] plays one seed: nodes, links, applications and faults on one thread in virtual time, and
+//! checks what applications rely on. The same [`Options`] give the same run, event by event; see
+//! `docs/simulation.md`.
+
+mod app;
+mod check;
+mod rng;
+mod script;
+mod value;
+mod world;
+
+pub use world::{Options, Report, run};
