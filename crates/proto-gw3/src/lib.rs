@@ -12,6 +12,8 @@
 mod decode;
 mod encode;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{Incoming, Login, traceparent};
 pub use message::{Connection, Domain};
