@@ -54,6 +54,9 @@ struct Args {
     /// deskmesh-2.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only these scenarios, separated by commas: invoke-one, invoke-many, stream, context.
+    #[arg(long, value_delimiter = ',')]
+    scenarios: Vec<String>,
     /// Writes everything as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -143,11 +146,13 @@ async fn measure(args: &Args) -> Result<()> {
             }
         }
     }
+    let scenarios = chosen_scenarios(&args.scenarios)?;
     let mut run = 0;
     for round in 1..=rounds {
         for &system in &systems {
             eprintln!("round {round} of {rounds}: {}", system.name());
-            if let Err(error) = measure_system(system, &kit, plan, &mut run, &mut collector).await {
+            if let Err(error) = measure_system(system, &scenarios, &kit, plan, &mut run, &mut collector).await
+            {
                 eprintln!("  {error:#}");
                 collector.failed(format!("{}, round {round}: {error:#}", system.name()));
             }
@@ -198,6 +203,7 @@ fn kit(args: &Args) -> Result<Kit> {
 /// Starts a system for one round, runs every scenario and ends it.
 async fn measure_system(
     system: System,
+    scenarios: &[Scenario],
     kit: &Kit,
     plan: Plan,
     run: &mut u32,
@@ -210,7 +216,7 @@ async fn measure_system(
     let idle = resident()?;
     let meter = Meter::new(pids.clone());
     let mut outcome = Ok(());
-    for scenario in Scenario::ALL {
+    for &scenario in scenarios {
         match scenario.run(system.protocol(), running.endpoints, run, plan, &meter).await {
             Ok(sample) => collector.sample(system, scenario, sample),
             // The others may still work; the last failure is the one reported.
@@ -233,6 +239,16 @@ fn chosen(only: &[String]) -> Result<Vec<System>> {
             .with_context(|| format!("there is no system {name:?}; see --help"))
     };
     if only.is_empty() { Ok(System::ALL.to_vec()) } else { only.iter().map(find).collect() }
+}
+
+fn chosen_scenarios(only: &[String]) -> Result<Vec<Scenario>> {
+    let find = |name: &String| {
+        Scenario::ALL
+            .into_iter()
+            .find(|scenario| scenario.name() == name)
+            .with_context(|| format!("there is no scenario {name:?}; see --help"))
+    };
+    if only.is_empty() { Ok(Scenario::ALL.to_vec()) } else { only.iter().map(find).collect() }
 }
 
 /// How long a started system is left alone before its memory is read.

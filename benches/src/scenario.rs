@@ -27,6 +27,16 @@ impl Scenario {
     /// All of them, in the order of the report.
     pub(crate) const ALL: [Self; 4] = [Self::InvokeOne, Self::InvokeMany, Self::Stream, Self::Context];
 
+    /// The name on the command line and in JSON.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::InvokeOne => "invoke-one",
+            Self::InvokeMany => "invoke-many",
+            Self::Stream => "stream",
+            Self::Context => "context",
+        }
+    }
+
     /// The heading of its table.
     pub(crate) fn title(self) -> &'static str {
         match self {
