@@ -43,11 +43,27 @@ impl Topics {
 
 impl Bus {
     pub(crate) fn set_remote_interest(&mut self, node: NodeId, user: &UserKey, pattern: &Text, wanted: bool) {
-        let of_node = self.users.entry(user.clone()).or_default().remote.entry(node).or_default();
         if wanted {
-            of_node.insert(pattern.detached());
-        } else {
+            let of_user = self.users.entry(user.clone()).or_default();
+            of_user.remote.entry(node).or_default().insert(pattern.detached());
+            return;
+        }
+        let Some(of_user) = self.users.get_mut(user) else { return };
+        if let Some(of_node) = of_user.remote.get_mut(&node) {
             of_node.remove(pattern);
+            if of_node.is_empty() {
+                of_user.remote.remove(&node);
+            }
+        }
+        self.drop_if_empty(user);
+    }
+
+    fn drop_if_empty(&mut self, user: &UserKey) {
+        let empty = |of_user: &Topics| {
+            of_user.exact.is_empty() && of_user.patterns.is_empty() && of_user.remote.is_empty()
+        };
+        if self.users.get(user).is_some_and(empty) {
+            self.users.remove(user);
         }
     }
 
@@ -145,6 +161,7 @@ impl Node {
         same.remove(&subscription);
         if same.is_empty() {
             topics.local(&gone.pattern).remove(&gone.pattern);
+            self.bus.drop_if_empty(&user);
             let key = key::interest(self.settings.node, &user, &gone.pattern);
             self.write(vec![Write { key, value: None }]);
         }
@@ -252,7 +269,6 @@ mod tests {
 
     #[test]
     fn patterns_match_as_the_reference_does() {
-        // Check B03 of the protocol reference.
         let cases = "a.*,a.b,1 a.*,a.b.c,0 a.*,a.,0 a.*,a.x-y,0 a.*.c,a.b.c,1 a>,a,1 a>,a.b.c,1 a.>,a.b.c,1 a.>,ab,0 *,x_1,1 A,a,0";
         for case in cases.split(' ') {
             let [pattern, topic, expected] = case.split(',').collect::<Vec<_>>().try_into().unwrap();

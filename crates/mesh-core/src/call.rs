@@ -19,6 +19,7 @@ use crate::node::Node;
 pub(crate) struct Invocation {
     pub(crate) callee: SessionId,
     reply: Reply,
+    deadline: Tick,
     trace: Option<Box<Traced>>,
 }
 
@@ -36,6 +37,8 @@ pub(crate) struct RemoteCall {
     pub(crate) request: Request,
     pub(crate) node: NodeId,
     pub(crate) link: LinkId,
+    /// The callee.
+    pub(crate) server: Text,
     deadline: Tick,
     trace: Option<Box<Traced>>,
 }
@@ -71,7 +74,9 @@ impl Node {
                 self.invoke(callee, caller, method, arguments, reply, traced);
             }
             Target::Remote { node, link, .. } => {
-                let Some(id) = self.remote_call(session, request, node, link, traced.clone()) else { return };
+                let Some(id) = self.remote_call(session, request, node, link, server, traced.clone()) else {
+                    return;
+                };
                 let trace = traced.and_then(|traced| {
                     let span_id = traced.forward?;
                     Some(TraceContext { trace_id: traced.hop.trace_id, span_id, sampled: true })
@@ -108,7 +113,7 @@ impl Node {
         }
         let offered = match (local, remote) {
             (Some((_, server)), _) => server.methods.contains_key(method),
-            (None, Some(row)) => row.methods.contains_key(method),
+            (None, Some(row)) => !row.leaving && row.methods.contains_key(method),
             (None, None) => false,
         };
         if !offered {
@@ -150,6 +155,7 @@ impl Node {
         request: Request,
         node: NodeId,
         link: LinkId,
+        server: &Text,
         trace: Option<Box<Traced>>,
     ) -> Option<CallId> {
         let max = self.settings.limits.calls_per_session_max;
@@ -160,7 +166,8 @@ impl Node {
         }
         let id = CallId(self.next_number());
         let deadline = self.now.tick.plus_millis(self.settings.limits.call_ms_max);
-        self.calls.insert(id, RemoteCall { session, request, node, link, deadline, trace });
+        let server = server.detached();
+        self.calls.insert(id, RemoteCall { session, request, node, link, server, deadline, trace });
         self.deadlines.insert((deadline, id));
         self.sessions.get_mut(&session)?.calls.insert(id);
         Some(id)
@@ -206,12 +213,12 @@ impl Node {
         arguments: Arguments,
         trace: Option<TraceContext>,
     ) {
-        let caller = self.remote.get(from).filter(|row| row.node == node);
+        let shown = self.nodes.get(&node).is_some_and(|known| known.shown);
+        let caller = self.remote.get(from).filter(|row| row.node == node && shown);
         let callee = self.instances.get(to).copied().and_then(|id| self.sessions.get(&id).map(|s| (id, s)));
         let failure = match (caller, callee) {
-            (None, _) => Some(CallFailure::Denied {
-                what: "the caller is not known here as an app of its node".into(),
-            }),
+            // What the caller's node wrote of it did not arrive in time, or the caller is gone again.
+            (None, _) => Some(CallFailure::NotDelivered { node: self.settings.name.clone() }),
             (_, None) => Some(CallFailure::NoTarget { what: "the peer is gone".into() }),
             (Some(row), Some((_, session))) if row.user != session.user || !session.interop => {
                 Some(CallFailure::NoTarget { what: "there is no such peer for this user".into() })
@@ -266,7 +273,9 @@ impl Node {
             return self.reply(callee.0, reply, trace, Outcome::Failed(CallFailure::Overloaded { limit }));
         }
         let invocation = self.next_number();
-        self.invocations.insert(invocation, Invocation { callee, reply, trace });
+        let deadline = self.now.tick.plus_millis(self.settings.limits.call_ms_max);
+        self.invocations.insert(invocation, Invocation { callee, reply, deadline, trace });
+        self.deadlines.insert((deadline, CallId(invocation)));
         if let Some(session) = self.sessions.get_mut(&callee) {
             session.invocations.insert(invocation);
         }
@@ -300,9 +309,10 @@ impl Node {
         if self.invocations.get(&invocation).is_none_or(|known| known.callee != callee) {
             return false;
         }
-        let Some(Invocation { reply, trace, .. }) = self.invocations.remove(&invocation) else {
+        let Some(Invocation { reply, deadline, trace, .. }) = self.invocations.remove(&invocation) else {
             return false;
         };
+        self.deadlines.remove(&(deadline, CallId(invocation)));
         if let Some(session) = self.sessions.get_mut(&callee) {
             session.invocations.remove(&invocation);
         }
@@ -406,7 +416,13 @@ impl Node {
                 break;
             }
             let millis = self.settings.limits.call_ms_max;
-            self.end_call(id, Outcome::Failed(CallFailure::Deadline { millis }));
+            let outcome = Outcome::Failed(CallFailure::Deadline { millis });
+            match self.invocations.get(&id.0).map(|invocation| invocation.callee) {
+                // A callee that never answers must not fill up with what it forgot.
+                Some(callee) => drop(self.end_invocation(callee, id.0, outcome)),
+                None => self.end_call(id, outcome),
+            }
+            self.deadlines.remove(&(at, id));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is in a shared context: a value per path, merged by newest write (design note 5.8).
+//! What is in a shared context: a value per path, merged by newest write.
 //!
 //! A context's content is the replica's entries below its root key. An entry at a path holds a whole
 //! value as JSON text, or nothing, and in both cases hides what is older at that path and below.
@@ -8,10 +8,11 @@
 //!
 //! The value of the context is a pure function of those entries, so equal replicas show equal values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_model::json::{self, Edit};
+use mesh_model::limits::JSON_DEPTH_MAX;
 use mesh_model::{Json, Key as Segment, Kind, Stamp};
 
 use crate::key;
@@ -54,10 +55,15 @@ pub(crate) fn set_key(root: &Bytes, name: &Segment, value: &Json) -> Step {
     vec![Write { key: key::below(root, &name.0), value: Some(value.as_bytes().clone()) }]
 }
 
+/// What top-level keys of a context held before a merge.
+pub(crate) type Before = BTreeMap<Segment, Option<Json>>;
+
 /// One operation of a delta, before it is resolved against the present value.
 #[derive(Clone, Debug)]
 enum Operation {
     Reset(Json),
+    /// A command with an empty path.
+    Root(Json),
     SetKey(Segment, Json),
     MergeKey(Segment, Json),
     RemoveKey(Segment),
@@ -68,7 +74,10 @@ enum Operation {
 /// A delta as a GW3 client sends it, understood: `reset` alone, else `commands`, else added, updated,
 /// removed; all of them where a hand-made delta mixes them.
 #[derive(Debug)]
-pub(crate) struct Delta(Vec<Operation>);
+pub(crate) struct Delta {
+    operations: Vec<Operation>,
+    plain: bool,
+}
 
 impl Delta {
     /// Reads a delta; the error says what is wrong with it.
@@ -112,7 +121,23 @@ impl Delta {
                 operations.extend(Self::command(&command)?);
             }
         }
-        Ok(Self(operations))
+        let parts: BTreeSet<u8> = operations.iter().map(Operation::part).collect();
+        let odd = |operation: &Operation| match operation {
+            Operation::Set(path, _) | Operation::Remove(path) => path.iter().any(is_forbidden),
+            _ => false,
+        };
+        // A client that finds `commands` looks at nothing else, even if there are none.
+        let ignored = part("commands").is_some() && parts.iter().any(|part| *part != COMMANDS);
+        let plain = parts.len() <= 1 && !ignored && !operations.iter().any(odd);
+        Ok(Self { operations, plain })
+    }
+
+    /// Returns whether clients that apply the delta get what the node gets.
+    ///
+    /// They apply `reset` alone, else `commands` alone, else the rest; know no path to the root; and
+    /// stop at names that mean something to JavaScript.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.plain
     }
 
     fn command(command: &Json) -> Result<Option<Operation>, String> {
@@ -130,10 +155,13 @@ impl Delta {
                 path.0.split(|byte| *byte == b'.').map(|segment| Segment(path.0.slice_ref(segment))).collect()
             }
         };
+        if segments.len() > 1 && segments.len() + depth_of(&value) > DEPTH_MAX {
+            return Err(format!("a path and its value together are nested deeper than {DEPTH_MAX} levels"));
+        }
         Ok(Some(match (kind.as_str(), segments.is_empty()) {
-            ("set", true) => Operation::Reset(value),
+            ("set", true) => Operation::Root(value),
             ("set", false) => Operation::Set(segments, value),
-            ("remove", true) => Operation::Reset(Json::from_static("{}")),
+            ("remove", true) => Operation::Root(Json::from_static("{}")),
             ("remove", false) => Operation::Remove(segments),
             (other, _) => {
                 return Err(format!("unknown command type `{other}`; known are `set` and `remove`"));
@@ -147,20 +175,93 @@ impl Delta {
     where
         R: AsRef<Replica>,
     {
-        for operation in &self.0 {
+        for operation in &self.operations {
             let step = match operation {
-                Operation::Reset(data) => assign(root, data),
+                Operation::Reset(data) | Operation::Root(data) => assign(root, data),
                 Operation::SetKey(name, value) => set_key(root, name, value),
                 Operation::RemoveKey(name) => vec![Write { key: key::below(root, &name.0), value: None }],
                 Operation::MergeKey(name, value) => merge_key(root, state.as_ref(), name, value),
                 Operation::Set(path, value) => set_path(root, state.as_ref(), path, Edit::Set(value)),
                 Operation::Remove(path) => set_path(root, state.as_ref(), path, Edit::Remove),
             };
+            // What is below an array is removed by writing the array.
+            let removed = match operation {
+                Operation::Remove(path) if step.last().is_some_and(|write| write.value.is_none()) => {
+                    &path[..]
+                }
+                _ => &[],
+            };
             if !step.is_empty() {
                 apply(state, step);
             }
+            let emptied = emptied_parents(root, state.as_ref(), removed);
+            if !emptied.is_empty() {
+                apply(state, emptied);
+            }
         }
     }
+}
+
+impl Operation {
+    /// Returns which part of a delta the operation comes from, as clients tell them apart.
+    const fn part(&self) -> u8 {
+        match self {
+            Self::Reset(_) => 0,
+            Self::SetKey(..) | Self::MergeKey(..) | Self::RemoveKey(_) => 1,
+            Self::Set(..) | Self::Remove(_) => COMMANDS,
+            Self::Root(_) => 3,
+        }
+    }
+}
+
+const COMMANDS: u8 = 2;
+/// Deepest nesting that a path may make: a little less than a message may have, since the value
+/// travels inside one.
+const DEPTH_MAX: usize = JSON_DEPTH_MAX - 8;
+
+/// Returns how deep a value is nested; a plain one counts as 0.
+fn depth_of(value: &Json) -> usize {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in value.as_bytes().iter() {
+        match (quoted, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => quoted = !quoted,
+            (false, b'{' | b'[') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b'}' | b']') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Returns whether clients refuse a path with this segment.
+fn is_forbidden(segment: &Segment) -> bool {
+    matches!(segment.0.as_ref(), b"__proto__" | b"constructor" | b"prototype")
+}
+
+/// A client that removes the last member of an object keeps the object. Where it was there only by
+/// that member's path, a mark takes over.
+fn emptied_parents(root: &Bytes, replica: &Replica, removed: &[Segment]) -> Step {
+    let mut step = Vec::new();
+    let Some((first, parents)) = removed.split_last().and_then(|(_, parents)| parents.split_first()) else {
+        return step;
+    };
+    let mut present = value_at(replica, root, std::slice::from_ref(first));
+    let mut at = key::below(root, &first.0);
+    for segment in parents.iter().map(Some).chain([None]) {
+        if present.as_ref().is_none_or(|value| value.kind() != Kind::Object) {
+            step.push(Write { key: key::mark_of(&at), value: Some(Bytes::new()) });
+        }
+        if let Some(segment) = segment {
+            present = present.and_then(|value| member(&value, segment));
+            at = key::below(&at, &segment.0);
+        }
+    }
+    step
 }
 
 /// One-level merge of an object into an object; anything else replaces.
@@ -256,60 +357,71 @@ pub(crate) fn value_at(replica: &Replica, root: &Bytes, path: &[Segment]) -> Opt
     Some(present)
 }
 
-/// Returns the delta that brings a client from the value before a merge to the present one, given the
-/// keys that the merge changed.
+/// Returns what top-level keys hold, to be compared later.
+pub(crate) fn before<'a>(
+    replica: &Replica,
+    root: &Bytes,
+    names: impl Iterator<Item = &'a Segment>,
+) -> Before {
+    names.map(|name| (name.clone(), value_at(replica, root, std::slice::from_ref(name)))).collect()
+}
+
+/// Returns the delta that says the whole value.
+pub(crate) fn reset_delta(value: &Json) -> Json {
+    Json::assembled([b"{\"reset\":", value.as_bytes().as_ref(), b"}"].concat())
+}
+
+/// Returns the delta that brings a client from the value before a merge to the present one, or `None`
+/// if there is no difference. All that changed must be in `before`; without it the delta is whole.
 ///
-/// Small where it can be: a command per changed path. Names that a command's dotted path cannot say
+/// Small where it can be: a command per part that differs. Names that a command's dotted path cannot say
 /// are sent as whole top-level keys, in the form of the older clients, which names keys literally.
-pub(crate) fn delta_for(replica: &Replica, root: &Bytes, changed: &[Vec<Segment>]) -> Json {
-    let whole = changed.iter().any(Vec::is_empty);
-    let present = value(replica, root);
-    if whole || present.kind() != Kind::Object {
-        return assembled(&[b"{\"reset\":", present.as_bytes(), b"}"]);
+pub(crate) fn delta_for(replica: &Replica, root: &Bytes, before: Option<&Before>) -> Option<Json> {
+    /// From this number of commands on, whole keys are sent.
+    const COMMANDS_MAX: usize = 256;
+    let plain_root = replica.get(root).is_some_and(|entry| entry.value.is_some());
+    let Some(before) = before.filter(|_| !plain_root) else {
+        return Some(reset_delta(&value(replica, root)));
+    };
+    let mut found = Vec::new();
+    for (name, old) in before {
+        let new = value_at(replica, root, std::slice::from_ref(name));
+        differences(&mut vec![name.clone()], old.as_ref(), new.as_ref(), &mut found);
     }
-    let plain =
-        |segment: &Segment| !segment.0.is_empty() && !segment.0.contains(&b'.') && !segment.0.contains(&0xed);
-    let mut paths: Vec<&[Segment]> = changed.iter().map(|path| shown_part(&present, path)).collect();
-    let dotted = paths.iter().all(|path| path.iter().all(plain));
-    if !dotted {
-        paths = paths.into_iter().map(|path| &path[..1]).collect();
+    if found.is_empty() {
+        return None;
     }
-    paths.sort();
-    paths.dedup_by(|next, kept| next.starts_with(kept));
-    let at =
-        |path: &[Segment]| path.iter().try_fold(present.clone(), |value, segment| member(&value, segment));
+    let speakable = |segment: &Segment| {
+        let lone_surrogate = segment.0.contains(&0xed) && std::str::from_utf8(&segment.0).is_err();
+        !segment.0.is_empty() && !segment.0.contains(&b'.') && !is_forbidden(segment) && !lone_surrogate
+    };
     let mut out = Vec::new();
-    if dotted {
+    if found.len() <= COMMANDS_MAX && found.iter().all(|(path, _)| path.iter().all(speakable)) {
         out.extend_from_slice(b"{\"added\":{},\"updated\":{},\"removed\":[],\"commands\":[");
-        for (count, path) in paths.iter().enumerate() {
+        for (count, (path, new)) in found.iter().enumerate() {
             if count > 0 {
                 out.push(b',');
             }
             let name: Vec<&[u8]> = path.iter().map(|segment| segment.0.as_ref()).collect();
-            match at(path) {
-                Some(value) => {
-                    out.extend_from_slice(b"{\"type\":\"set\",\"path\":");
-                    json::write_string(&mut out, &name.join(&b'.'));
-                    out.extend_from_slice(b",\"value\":");
-                    out.extend_from_slice(value.as_bytes());
-                }
-                None => {
-                    out.extend_from_slice(b"{\"type\":\"remove\",\"path\":");
-                    json::write_string(&mut out, &name.join(&b'.'));
-                }
+            let kind: &[u8] = if new.is_some() { b"set" } else { b"remove" };
+            out.extend_from_slice(&[b"{\"type\":\"", kind, b"\",\"path\":"].concat());
+            json::write_string(&mut out, &name.join(&b'.'));
+            if let Some(value) = new {
+                out.extend_from_slice(b",\"value\":");
+                out.extend_from_slice(value.as_bytes());
             }
             out.push(b'}');
         }
         out.extend_from_slice(b"]}");
     } else {
-        let (here, gone): (Vec<_>, Vec<_>) =
-            paths.iter().map(|path| (&path[0], at(path))).partition(|(_, v)| v.is_some());
-        let here: Vec<_> =
-            here.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect();
+        let names: BTreeSet<&Segment> = found.iter().map(|(path, _)| &path[0]).collect();
+        let at = |name: &Segment| value_at(replica, root, std::slice::from_ref(name));
+        let now: Vec<(&Segment, Option<Json>)> = names.into_iter().map(|name| (name, at(name))).collect();
+        let here = now.iter().filter_map(|(name, value)| value.as_ref().map(|value| (*name, value)));
         out.extend_from_slice(b"{\"added\":");
-        out.extend_from_slice(json::object(here.iter().map(|(name, value)| (*name, value))).as_bytes());
+        out.extend_from_slice(json::object(here).as_bytes());
         out.extend_from_slice(b",\"updated\":{},\"removed\":[");
-        for (count, (name, _)) in gone.iter().enumerate() {
+        for (count, (name, _)) in now.iter().filter(|(_, value)| value.is_none()).enumerate() {
             if count > 0 {
                 out.push(b',');
             }
@@ -317,24 +429,32 @@ pub(crate) fn delta_for(replica: &Replica, root: &Bytes, changed: &[Vec<Segment>
         }
         out.extend_from_slice(b"]}");
     }
-    Json::assembled(out)
+    Some(Json::assembled(out))
 }
 
-/// Returns the longest part of a path whose parent is an object in the present value: a client told of
-/// anything deeper would not know where to put it.
-fn shown_part<'a>(present: &Json, path: &'a [Segment]) -> &'a [Segment] {
-    let mut value = present.clone();
-    for (depth, segment) in path.iter().enumerate() {
-        match member(&value, segment) {
-            Some(next) if next.kind() == Kind::Object && depth + 1 < path.len() => value = next,
-            _ => return &path[..=depth],
-        }
+/// Finds the smallest parts that differ, each with what it is now. Only objects have parts: a client
+/// can say nothing inside anything else.
+fn differences(
+    path: &mut Vec<Segment>,
+    old: Option<&Json>,
+    new: Option<&Json>,
+    found: &mut Vec<(Vec<Segment>, Option<Json>)>,
+) {
+    if old == new {
+        return;
     }
-    path
-}
-
-fn assembled(parts: &[&[u8]]) -> Json {
-    Json::assembled(parts.concat())
+    let parts =
+        |value: Option<&Json>| value.and_then(Json::members).map(BTreeMap::<Segment, Json>::from_iter);
+    let (Some(old_parts), Some(new_parts)) = (parts(old), parts(new)) else {
+        found.push((path.clone(), new.cloned()));
+        return;
+    };
+    let names: BTreeSet<&Segment> = old_parts.keys().chain(new_parts.keys()).collect();
+    for name in names {
+        path.push(name.clone());
+        differences(path, old_parts.get(name), new_parts.get(name), found);
+        path.pop();
+    }
 }
 
 /// The entries below a path, as a tree.

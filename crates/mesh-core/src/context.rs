@@ -10,7 +10,7 @@ use bytes::Bytes;
 use mesh_model::limits::NAME_BYTES_MAX;
 use mesh_model::{Cause, Event, Json, Key as Segment, Lifetime, Reason, Request, SessionId, Text, Tick};
 
-use crate::content::{self, Delta, Write};
+use crate::content::{self, Before, Delta, Write};
 use crate::key::{self, ContextKey, Subject, UserKey};
 use crate::node::Node;
 
@@ -67,6 +67,17 @@ impl Header {
     }
 }
 
+/// What subscribers see of contexts before a merge.
+pub(crate) type Views = BTreeMap<ContextKey, Before>;
+
+/// What a merge changed of a context.
+#[derive(Clone, Copy, Debug, Default)]
+struct Touched {
+    content: bool,
+    /// The root itself, so that any part may be another.
+    whole: bool,
+}
+
 impl Node {
     /// Tells a new session which contexts its user has.
     pub(crate) fn announce_contexts(&mut self, session: SessionId, user: &UserKey) {
@@ -117,9 +128,9 @@ impl Node {
         }
         let header = Header { lifetime, creator: creator.clone(), updater: creator };
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
-        if lifetime == Lifetime::RefCounted {
-            let member = key::member(self.settings.node, &key);
-            step.push(Write { key: member, value: Some(Bytes::new()) });
+        if lifetime != Lifetime::Retained {
+            let holder = key::member(self.settings.node, &key);
+            step.push(Write { key: holder, value: Some(Bytes::new()) });
         }
         if let Err(reason) = self.room_for(step.len(), data.len()) {
             return self.refuse(session, request, reason);
@@ -142,13 +153,13 @@ impl Node {
         let (Some(header), Ok(())) = (self.header(key), self.room_for(members.len(), size)) else { return };
         let updater = self.sessions[&session].instance.clone();
         let root = key.root();
+        let before = content::before(&self.replica, &root, members.keys());
         let mut step: content::Step =
             members.iter().flat_map(|(name, value)| content::set_key(&root, name, value)).collect();
         let header = Header { updater: updater.clone(), ..header };
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
         self.write(step);
-        let changed: Vec<Vec<Segment>> = members.into_keys().map(|name| vec![name]).collect();
-        self.context_changed(key, &header, &changed);
+        self.context_changed(key, &header, Some(&before));
     }
 
     fn know_context(&mut self, key: &ContextKey) -> Text {
@@ -172,16 +183,29 @@ impl Node {
     }
 
     fn add_member(&mut self, session: SessionId, key: &ContextKey) {
-        let counted = self.header(key).is_some_and(|header| header.lifetime == Lifetime::RefCounted);
         let Some(context) = self.contexts.get_mut(key) else { return };
-        let first = context.members.is_empty();
         context.members.insert(session);
         if let Some(own) = self.sessions.get_mut(&session) {
             own.contexts.insert(key.clone());
         }
-        let member = key::member(self.settings.node, key);
-        if first && counted && self.replica.get(&member).is_none_or(|entry| entry.value.is_none()) {
-            self.write(vec![Write { key: member, value: Some(Bytes::new()) }]);
+        self.publish_hold(key);
+    }
+
+    /// Writes whether this node holds a context: has a subscriber of a reference-counted one, or the
+    /// owner of an owned one. Such an entry dies with this life of the node, so a context that lives by
+    /// an app does not outlive the node that died with it.
+    fn publish_hold(&mut self, key: &ContextKey) {
+        let members = self.contexts.get(key).map(|context| &context.members);
+        let holds = members.zip(self.header(key)).is_some_and(|(members, header)| match header.lifetime {
+            Lifetime::Retained => false,
+            Lifetime::RefCounted => !members.is_empty(),
+            Lifetime::Ownership => {
+                self.instances.get(&header.creator).is_some_and(|owner| members.contains(owner))
+            }
+        });
+        let holder = key::member(self.settings.node, key);
+        if holds != self.replica.get(&holder).is_some_and(|entry| entry.value.is_some()) {
+            self.write(vec![Write { key: holder, value: holds.then(Bytes::new) }]);
         }
     }
 
@@ -243,7 +267,12 @@ impl Node {
             let context_id = context.id.clone();
             let told: Vec<SessionId> =
                 context.members.iter().copied().filter(|member| *member != session).collect();
-            // The others get the delta as it was sent: they compute what this node computed.
+            // The others get the delta as it was sent where they compute from it what this node
+            // computed, and else the result.
+            let delta = match parsed.is_plain() {
+                true => delta,
+                false => content::reset_delta(&self.context_value(&key)),
+            };
             for member in told {
                 let (context, updater, delta) = (context_id.clone(), updater.clone(), delta.clone());
                 self.tell(member, Event::ContextUpdated { context, updater, delta });
@@ -275,18 +304,14 @@ impl Node {
     }
 
     fn destroy(&mut self, key: &ContextKey, cause: &Cause) {
-        let mut step = vec![Write { key: key.root(), value: None }, Write { key: key.header(), value: None }];
-        let member = key::member(self.settings.node, key);
-        if self.replica.get(&member).is_some_and(|entry| entry.value.is_some()) {
-            step.push(Write { key: member, value: None });
-        }
-        self.write(step);
+        self.write(vec![Write { key: key.root(), value: None }, Write { key: key.header(), value: None }]);
         self.forget_context(key, cause);
     }
 
     fn forget_context(&mut self, key: &ContextKey, cause: &Cause) {
         let Some(gone) = self.contexts.remove(key) else { return };
         self.context_ids.remove(&gone.id);
+        self.publish_hold(key);
         for member in gone.members {
             if let Some(session) = self.sessions.get_mut(&member) {
                 session.contexts.remove(key);
@@ -303,30 +328,17 @@ impl Node {
         }
         let Some(context) = self.contexts.get_mut(key) else { return };
         context.members.remove(&session);
-        let last = context.members.is_empty();
-        let Some(header) = self.header(key) else { return };
-        match header.lifetime {
-            Lifetime::Retained => {}
-            Lifetime::Ownership => {
-                if self.sessions.get(&session).is_some_and(|own| own.instance == header.creator) {
-                    self.destroy(key, &Cause::OwnerGone);
-                }
-            }
-            Lifetime::RefCounted if last => {
-                self.write(vec![Write { key: key::member(self.settings.node, key), value: None }]);
-                self.destroy_unless_counted(key);
-            }
-            Lifetime::RefCounted => {}
-        }
+        self.publish_hold(key);
+        self.destroy_unless_held(key);
     }
 
-    /// Destroys a reference-counted context that no node has a subscriber of. A node that cannot be
-    /// reached counts as alive.
-    fn destroy_unless_counted(&mut self, key: &ContextKey) {
-        let counted = self.header(key).is_some_and(|header| header.lifetime == Lifetime::RefCounted);
+    /// Destroys a context that lives by its subscribers or its owner when no node has any. A node that
+    /// cannot be reached counts as alive.
+    fn destroy_unless_held(&mut self, key: &ContextKey) {
+        let needs = self.header(key).is_some_and(|header| header.lifetime != Lifetime::Retained);
         let has = |node| self.replica.get(&key::member(node, key)).is_some_and(|entry| entry.value.is_some());
         let held = self.nodes.keys().copied().chain([self.settings.node]).any(has);
-        if counted && !held {
+        if needs && !held {
             self.destroy(key, &Cause::OwnerGone);
         }
     }
@@ -338,19 +350,40 @@ impl Node {
         }
     }
 
+    /// Remembers what subscribers of contexts were told last, as far as the keys of a batch can change
+    /// it. Contexts without subscribers here are left out.
+    pub(crate) fn views_before<'a>(&self, keys: impl Iterator<Item = &'a Bytes>) -> Views {
+        let mut touched: BTreeMap<ContextKey, BTreeSet<Segment>> = BTreeMap::new();
+        for key in keys.filter(|key| key.first() == Some(&b'P')) {
+            let Some(Subject::Path { context, path, .. }) = key::parse(key) else { continue };
+            if self.contexts.get(&context).is_some_and(|known| !known.members.is_empty()) {
+                touched.entry(context).or_default().extend(path.into_iter().next());
+            }
+        }
+        let view = |(context, names): (ContextKey, BTreeSet<Segment>)| {
+            let before = content::before(&self.replica, &context.root(), names.iter());
+            (context, before)
+        };
+        touched.into_iter().map(view).collect()
+    }
+
     /// Brings contexts up to date after a merge that changed these keys, and tells their subscribers
-    /// the difference.
-    pub(crate) fn contexts_changed(&mut self, subjects: Vec<Subject>) {
-        let mut touched: BTreeMap<ContextKey, Vec<Vec<Segment>>> = BTreeMap::new();
-        let mut uncounted: BTreeSet<ContextKey> = BTreeSet::new();
+    /// the difference to `before`, or the whole value if that is not known.
+    pub(crate) fn contexts_changed(&mut self, subjects: Vec<Subject>, before: Option<&Views>) {
+        let mut touched: BTreeMap<ContextKey, Touched> = BTreeMap::new();
+        let mut held: BTreeSet<ContextKey> = BTreeSet::new();
         for subject in subjects {
             match subject {
                 Subject::Header(context) => {
                     touched.entry(context).or_default();
                 }
-                Subject::Path { context, path, .. } => touched.entry(context).or_default().push(path),
+                Subject::Path { context, path, .. } => {
+                    let touched = touched.entry(context).or_default();
+                    touched.content = true;
+                    touched.whole |= path.is_empty();
+                }
                 Subject::Member { context, .. } => {
-                    uncounted.insert(context);
+                    held.insert(context);
                 }
                 Subject::Node(_)
                 | Subject::Instance { .. }
@@ -358,7 +391,7 @@ impl Node {
                 | Subject::Interest { .. } => {}
             }
         }
-        for (key, changed) in touched {
+        for (key, touched) in touched {
             match (self.header(&key), self.contexts.contains_key(&key)) {
                 (None, false) => {}
                 (None, true) => self.forget_context(&key, &Cause::Destroyed),
@@ -369,27 +402,30 @@ impl Node {
                     }
                     self.announce_context(&key);
                 }
-                (Some(header), true) => self.context_changed(&key, &header, &changed),
+                (Some(header), true) => {
+                    if touched.content {
+                        let before = before.and_then(|views| views.get(&key)).filter(|_| !touched.whole);
+                        self.context_changed(&key, &header, before);
+                    }
+                    self.publish_hold(&key);
+                }
             }
         }
-        for key in uncounted {
-            if self.contexts.get(&key).is_some_and(|context| context.members.is_empty()) {
-                self.destroy_unless_counted(&key);
+        for key in held {
+            if self.contexts.contains_key(&key) {
+                self.destroy_unless_held(&key);
             }
         }
     }
 
-    fn context_changed(&mut self, key: &ContextKey, header: &Header, changed: &[Vec<Segment>]) {
+    fn context_changed(&mut self, key: &ContextKey, header: &Header, before: Option<&Before>) {
         let Some(context) = self.contexts.get_mut(key) else { return };
-        if changed.is_empty() {
-            return;
-        }
         context.value = None;
         if context.members.is_empty() {
             return;
         }
         let (id, members) = (context.id.clone(), context.members.clone());
-        let delta = content::delta_for(&self.replica, &key.root(), changed);
+        let Some(delta) = content::delta_for(&self.replica, &key.root(), before) else { return };
         for member in members {
             let (context, updater, delta) = (id.clone(), header.updater.clone(), delta.clone());
             self.tell(member, Event::ContextUpdated { context, updater, delta });

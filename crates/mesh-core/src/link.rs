@@ -47,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) dirty: bool,
     /// Whether the next batch must be a snapshot that replaces what the other side has.
     reset: bool,
+    /// Whether the other side came with what this one has deleted and forgotten.
+    behind: bool,
     in_flight: usize,
     stage: Vec<WireEntry>,
     stage_bytes: usize,
@@ -79,6 +81,7 @@ impl Node {
             cursor: 0,
             dirty: false,
             reset: false,
+            behind: false,
             in_flight: 0,
             stage: Vec::new(),
             stage_bytes: 0,
@@ -121,6 +124,9 @@ impl Node {
                 self.hello(link, peer, incarnation, name);
             }
             (State::Opening, LinkMessage::Welcome { incarnation, name, .. }) if dialled => {
+                if self.nodes.get(&peer).is_some_and(|known| known.incarnation > incarnation) {
+                    return self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
+                }
                 self.link_up(link, peer, incarnation, name);
             }
             (State::Opening, LinkMessage::Reject { code, text }) => self.close_link(link, code, &text),
@@ -220,11 +226,13 @@ impl Node {
 
     fn message(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        // Sessions' traffic keeps its order: what comes behind a held message waits with it.
+        // Sessions' traffic keeps its order: what comes behind a held message waits with it. Before the
+        // first batch its senders are not shown here, and nothing of theirs may come before they are.
         if message.is_session_traffic() {
             let origin = Origin { node: peer, incarnation: known.incarnation };
             let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= message.after();
-            if !covered || !known.held.is_empty() {
+            let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
+            if !covered || !shown || !known.held.is_empty() {
                 if known.held.is_empty() {
                     known.held_since = self.now.tick;
                 }
@@ -305,10 +313,12 @@ impl Node {
             let Some(next) = known.held.front() else { return };
             let origin = Origin { node: known.peer, incarnation: known.incarnation };
             let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= next.after();
-            if !covered && !force {
+            let peer = known.peer;
+            let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
+            let ready = covered && shown;
+            if !ready && !force {
                 return;
             }
-            let peer = known.peer;
             let Some(message) = known.held.pop_front() else { return };
             self.traffic(link, peer, message);
         }
@@ -320,15 +330,16 @@ impl Node {
         if domain != self.settings.domain {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
-        self.compare(link, &vector, hash);
         // If the other side has dropped tombstones this one never saw, its snapshot will replace what
         // is here; it decides that by the same comparison.
         let behind = !covers_all(&vector, self.replica.floor());
         let Some(known) = self.links.get_mut(&link) else { return };
         known.reset = behind;
-        known.vector = Some(if behind { VersionVector::new() } else { vector });
+        known.behind = behind;
+        known.vector = Some(if behind { VersionVector::new() } else { vector.clone() });
         known.cursor = 0;
         known.dirty = true;
+        self.compare(link, &vector, hash);
         // Even when there is nothing to say, an empty batch says so: only then are the applications
         // of this node shown over there.
         self.send_batch(link, true);
@@ -447,17 +458,53 @@ impl Node {
         if let Some(covered) = &mut known.vector {
             join(covered, &end.vector);
         }
-        let peer = known.peer;
-        self.take_batch(peer, stage, &end, reset);
-        self.release_held(link, false);
-        self.show_node(peer);
+        let (peer, behind) = (known.peer, known.behind);
+        self.take_batch(peer, stage, &end, reset, behind);
+        if self.link_to(peer) == Some(link) {
+            self.show_node(peer);
+            if let Some(known) = self.links.get_mut(&link) {
+                known.held_since = self.now.tick;
+            }
+        }
+        // What came over another link may have waited for writes that this one brought.
+        let waiting: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| !link.held.is_empty()).map(|(id, _)| *id).collect();
+        for link in waiting {
+            self.release_held(link, false);
+        }
+    }
+
+    /// A newer life of a node is known: the older one is over, though its link may not have noticed.
+    pub(crate) fn older_life_ended(&mut self, node: NodeId, newer: Incarnation) {
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        known.incarnation = newer;
+        if let Some(link) = known.link
+            && self.links.get(&link).is_some_and(|link| link.incarnation < newer)
+        {
+            self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
+        }
+        self.end_streams_with(node);
     }
 
     /// Takes a whole batch: entries, then the vector that covers them, then what follows from it.
-    fn take_batch(&mut self, peer: NodeId, entries: Vec<WireEntry>, end: &BatchEnd, reset: bool) {
+    ///
+    /// From a sender that is `behind`, what this node covers and does not have is something it has deleted
+    /// and forgotten; the sender is about to forget it too.
+    fn take_batch(
+        &mut self,
+        peer: NodeId,
+        mut entries: Vec<WireEntry>,
+        end: &BatchEnd,
+        reset: bool,
+        behind: bool,
+    ) {
         let mut changes = Changes::default();
+        if behind {
+            entries.retain(|entry| !self.replica.has_forgotten(&entry.key, entry.dot));
+        }
+        let before = (!reset).then(|| self.views_before(entries.iter().map(|entry| &entry.key)));
         if reset {
-            self.replica.reset_to(self.origin(), &end.vector, &end.floor, &mut changes);
+            self.replica.reset_to(self.origin(), &entries, end, &mut changes);
         }
         let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
         let own = self.settings.node;
@@ -490,7 +537,7 @@ impl Node {
         keys.dedup();
         let subjects: Vec<Subject> = keys.iter().filter_map(key::parse).collect();
         self.registry_changed(&subjects);
-        self.contexts_changed(subjects);
+        self.contexts_changed(subjects, before.as_ref());
     }
 
     // --- Liveness.
@@ -528,10 +575,7 @@ impl Node {
                         let message = LinkMessage::Ping { count: link.pings, sent: now.0 };
                         self.emit(Output::Link { link: id, lane: Lane::Control, message });
                     }
-                    let waits = self.links.get(&id).is_some_and(|link| {
-                        !link.held.is_empty() && now.since(link.held_since) >= timing.hold_ms * 1000
-                    });
-                    if waits {
+                    if self.held_until(id).is_some_and(|until| now >= until) {
                         self.release_held(id, true);
                     }
                 }
@@ -580,18 +624,24 @@ impl Node {
 
     pub(crate) fn link_timeout(&self) -> Option<Tick> {
         let timing = self.settings.timing;
-        let of_links = self.links.values().flat_map(|link| {
+        let of_links = self.links.iter().flat_map(|(id, link)| {
             let opening = (link.state == State::Opening).then(|| link.opened.plus_millis(timing.open_ms));
             let up = (link.state == State::Up).then(|| {
                 link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(timing.suspect_ms))
             });
-            let held = (link.state == State::Up && !link.held.is_empty())
-                .then(|| link.held_since.plus_millis(timing.hold_ms));
-            [opening, up, held].into_iter().flatten()
+            [opening, up, self.held_until(*id)].into_iter().flatten()
         });
         let of_nodes =
             self.nodes.values().filter_map(|node| node.lost_at).map(|at| at.plus_millis(timing.gone_ms));
         of_links.chain(of_nodes).chain([self.next_digest]).min()
+    }
+
+    /// Returns when what a link's messages wait for counts as late. The first batch comes or the link
+    /// breaks, so that waiting for it has no end of its own.
+    fn held_until(&self, link: LinkId) -> Option<Tick> {
+        let link = self.links.get(&link).filter(|link| link.state == State::Up && !link.held.is_empty())?;
+        let shown = self.nodes.get(&link.peer).is_some_and(|node| node.shown);
+        shown.then(|| link.held_since.plus_millis(self.settings.timing.hold_ms))
     }
 
     fn reject_link(&mut self, link: LinkId, code: u16, text: &str) {

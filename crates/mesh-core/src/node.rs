@@ -61,7 +61,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// The profile `lan` of the design note, a little quicker: withdrawn within 2 s.
+    /// For local networks: a node that falls silent is withdrawn within 2 s.
     fn default() -> Self {
         Self {
             heartbeat_ms: 400,
@@ -95,10 +95,12 @@ pub struct Node {
 
     pub(crate) nodes: BTreeMap<NodeId, RemoteNode>,
     pub(crate) remote: BTreeMap<Text, RemoteInstance>,
+    /// Rows of `remote` that are not in line with the replica yet.
+    pub(crate) unsettled: BTreeSet<(NodeId, Text)>,
 
     pub(crate) invocations: BTreeMap<u64, Invocation>,
     pub(crate) calls: BTreeMap<CallId, RemoteCall>,
-    /// The same calls by deadline. One entry per key of `calls`.
+    /// The same by deadline. One entry per key of `calls` and of `invocations`, which are counted as one.
     pub(crate) deadlines: BTreeSet<(Tick, CallId)>,
 
     pub(crate) interests: BTreeMap<u64, Interest>,
@@ -141,6 +143,7 @@ impl Node {
             by_identity: BTreeMap::new(),
             nodes: BTreeMap::new(),
             remote: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             invocations: BTreeMap::new(),
             calls: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -171,6 +174,7 @@ impl Node {
             Input::LinkClosed { link, reason } => self.link_closed(link, &reason),
             Input::Leave => self.leave_mesh(),
         }
+        self.settle_rows();
         self.flush_links();
     }
 
@@ -179,6 +183,7 @@ impl Node {
         self.now = now;
         self.link_timers();
         self.call_timers();
+        self.settle_rows();
         self.flush_links();
     }
 
@@ -279,8 +284,10 @@ impl Node {
         /// From this size on, a call or a result travels beside the ordered lanes, not in them.
         const BULK_BYTES_MIN: usize = 64 << 10;
         self.flush_link(link);
-        let large = matches!(message, LinkMessage::Call { .. } | LinkMessage::CallEnd { .. })
-            && message.payload_len() >= BULK_BYTES_MIN;
+        // A request for a subscription keeps to its lane, where an end of it would follow.
+        let alone =
+            matches!(message, LinkMessage::Call { subscribe: false, .. } | LinkMessage::CallEnd { .. });
+        let large = alone && message.payload_len() >= BULK_BYTES_MIN;
         #[expect(clippy::cast_possible_truncation, reason = "a remainder of a small number")]
         let lane = if large { Lane::Bulk } else { Lane::Session((session % u64::from(SESSION_LANES)) as u8) };
         self.emit(Output::Link { link, lane, message });

@@ -37,6 +37,8 @@ pub(crate) struct RemoteInstance {
     pub(crate) user: UserKey,
     pub(crate) identity: Json,
     pub(crate) methods: BTreeMap<Json, Json>,
+    /// Whether its owner has withdrawn it, and it only stays until what hangs on it has ended.
+    pub(crate) leaving: bool,
 }
 
 impl Node {
@@ -140,7 +142,7 @@ impl Node {
 
     /// Shows all of a node's instances.
     pub(crate) fn show_node(&mut self, node: NodeId) {
-        let Some(known) = self.nodes.get_mut(&node) else { return };
+        let Some(known) = self.nodes.get_mut(&node).filter(|known| known.link.is_some()) else { return };
         if std::mem::replace(&mut known.shown, true) {
             return;
         }
@@ -193,6 +195,9 @@ impl Node {
         let Some(entry) = self.replica.get(&key::node(node)) else { return };
         let incarnation = entry.stamp.dot.origin.incarnation;
         let Some(value) = entry.value.clone() else { return };
+        if self.nodes.get(&node).is_some_and(|known| known.incarnation < incarnation) {
+            self.older_life_ended(node, incarnation);
+        }
         let mut fields =
             value.split(|byte| *byte == key::END).filter_map(|f| std::str::from_utf8(f).ok()).map(Text::from);
         let name = fields.next().unwrap_or_default();
@@ -222,8 +227,25 @@ impl Node {
         known
     }
 
+    /// Looks again at rows that waited for calls and subscriptions to end.
+    pub(crate) fn settle_rows(&mut self) {
+        for (node, instance) in std::mem::take(&mut self.unsettled) {
+            self.refresh_row(node, &instance);
+        }
+    }
+
+    /// Brings a row in line with the replica.
+    ///
+    /// The owner ends what hangs on an instance before it withdraws it, but says so on another lane,
+    /// behind the last results and data. What is withdrawn here stays until that has arrived, so that an
+    /// answer is not lost to its own callee's leaving, and clients, which look the instance up, still
+    /// know it. All ends come over the link that is open now; without one there is nothing to wait for.
     fn refresh_row(&mut self, node: NodeId, instance: &Text) {
+        if self.remote.get(instance).is_some_and(|row| row.node != node) {
+            return; // Ids are unique by construction; a node that claims another's is not believed.
+        }
         let shown = self.nodes.get(&node).is_some_and(|known| known.shown);
+        let linked = self.link_to(node).is_some();
         let value = self.replica.get(&key::instance(node, instance)).and_then(|entry| entry.value.clone());
         let parsed = value.and_then(|value| {
             let end = value.iter().position(|byte| *byte == key::END)?;
@@ -231,6 +253,13 @@ impl Node {
             Some((UserKey(value.slice(..end)), identity))
         });
         let Some((user, identity)) = parsed else {
+            if linked && self.hangs_on(instance) {
+                if let Some(row) = self.remote.get_mut(instance) {
+                    row.leaving = true;
+                }
+                self.unsettled.insert((node, instance.clone()));
+                return;
+            }
             self.end_subscriptions_to(instance, None);
             if shown {
                 self.withdraw_row(instance, &Cause::Disconnected);
@@ -256,26 +285,47 @@ impl Node {
                 methods.insert(id, definition);
             }
         }
-        if self.instances.contains_key(instance)
-            || self.remote.get(instance).is_some_and(|row| row.node != node)
-        {
-            return; // Ids are unique by construction; a node that claims another's is not believed.
+        if self.instances.contains_key(instance) {
+            return;
         }
         let new = !self.remote.contains_key(instance);
+        let mut waits = false;
+        if linked && let Some(row) = self.remote.get(instance) {
+            for (id, definition) in &row.methods {
+                if !methods.contains_key(id) && self.is_subscribed_to(instance, id) {
+                    methods.insert(id.clone(), definition.clone());
+                    waits = true;
+                }
+            }
+        }
+        if waits {
+            self.unsettled.insert((node, instance.clone()));
+        }
         let row = self.remote.entry(instance.clone()).or_insert_with(|| RemoteInstance {
             node,
             user,
             identity,
             methods: BTreeMap::new(),
+            leaving: false,
         });
+        row.leaving = false;
         let old = std::mem::replace(&mut row.methods, methods);
         let user = row.user.clone();
-        let added: Vec<Json> =
-            row.methods.iter().filter(|(id, _)| !old.contains_key(id)).map(|(_, def)| def.clone()).collect();
-        let removed: Vec<Json> = old.keys().filter(|id| !row.methods.contains_key(id)).cloned().collect();
+        // One that was withdrawn and offered anew between two batches is both: clients keep what they
+        // know under an id.
+        let differs = |id: &Json, a: &BTreeMap<Json, Json>, b: &BTreeMap<Json, Json>| a.get(id) != b.get(id);
+        let added: Vec<Json> = row
+            .methods
+            .iter()
+            .filter(|(id, _)| differs(id, &old, &row.methods))
+            .map(|(_, definition)| definition.clone())
+            .collect();
+        let removed: Vec<Json> = old.keys().filter(|id| differs(id, &old, &row.methods)).cloned().collect();
         self.know_node(node, Incarnation(0), Text::default()).instances.insert(instance.clone());
-        for id in &removed {
-            self.end_subscriptions_to(instance, Some(id));
+        if !linked {
+            for id in &removed {
+                self.end_subscriptions_to(instance, Some(id));
+            }
         }
         if !shown {
             return;

@@ -1,4 +1,4 @@
-//! The one replication algorithm: registry and contexts as dotted entries (design note 5.6).
+//! The one replication algorithm: registry and contexts as dotted entries.
 //!
 //! A replica maps keys to entries; an entry keeps the *dot* of the write that made it. A version
 //! vector says up to where the writes of each origin are covered, that is: here, or replaced by
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use mesh_model::link::WireEntry;
+use mesh_model::link::{BatchEnd, WireEntry};
 use mesh_model::{Dot, Hlc, Incarnation, NodeId, Origin, Stamp, VersionVector};
 
 use crate::key;
@@ -143,7 +143,15 @@ impl Replica {
     ) {
         let mark = key.last() == Some(&key::MARK);
         let path = if mark { &key[..key.len() - 1] } else { &key[..] };
-        if self.get(key).is_some_and(|old| old.stamp >= stamp) {
+        if let Some(old) = self.entries.get_mut(key)
+            && old.stamp >= stamp
+        {
+            // The same write where it has been turned into an object since, by one that was dropped.
+            if old.stamp == stamp && value.is_none() && old.value.is_some() {
+                self.hash ^= counted(key, old);
+                self.bytes -= old.value.take().map_or(0, |value| value.len());
+                changes.keys.push(key.clone());
+            }
             return;
         }
         // Above, and for a mark at its own path: anything newer there replaced all below.
@@ -270,32 +278,39 @@ impl Replica {
         }
     }
 
+    /// Returns whether a write is covered, but neither here nor replaced by what is here under its key.
+    pub(crate) fn has_forgotten(&self, key: &[u8], dot: Dot) -> bool {
+        covers(&self.vector, dot) && self.get(key).is_none_or(|entry| entry.stamp.dot != dot)
+    }
+
     /// Prepares for a snapshot of a replica whose dropped tombstones this one may have missed: drops
-    /// what the sender's vector covers, for the snapshot brings again whatever is still alive.
+    /// what the sender's vector covers and the snapshot does not bring.
     ///
     /// What the sender has not covered stays and will be sent to it. So does what the present life of
     /// this node has registered: nobody knows that better, and nobody's snapshot may bring it back.
     pub(crate) fn reset_to(
         &mut self,
         own: Origin,
-        vector: &VersionVector,
-        floor: &VersionVector,
+        snapshot: &[WireEntry],
+        end: &BatchEnd,
         changes: &mut Changes,
     ) {
+        let brought: BTreeMap<&Bytes, Dot> = snapshot.iter().map(|entry| (&entry.key, entry.dot)).collect();
         let is_own = |key: &Bytes, e: &Entry| {
             e.stamp.dot.origin == own && key::owner(key).is_some_and(|owner| owner == own.node)
         };
         let covered: Vec<Bytes> = self
             .entries
             .iter()
-            .filter(|(key, e)| covers(vector, e.stamp.dot) && !is_own(key, e))
+            .filter(|(key, e)| covers(&end.vector, e.stamp.dot) && !is_own(key, e))
+            .filter(|(key, e)| brought.get(key) != Some(&e.stamp.dot))
             .map(|(key, _)| key.clone())
             .collect();
         for key in covered {
             self.drop_entry(&key);
             changes.keys.push(key);
         }
-        join(&mut self.floor, floor);
+        join(&mut self.floor, &end.floor);
     }
 
     /// Returns whether a content key lies below a path that was written as one whole value.
@@ -400,7 +415,8 @@ mod tests {
             replica.merge(key, stamp, Some(Bytes::from_static(b"1")), 0, &mut changes);
             replica.cover_own(dot);
         }
-        replica.reset_to(own, &VersionVector::from([(own, 2)]), &VersionVector::new(), &mut changes);
+        let end = BatchEnd { vector: VersionVector::from([(own, 2)]), floor: VersionVector::new() };
+        replica.reset_to(own, &[], &end, &mut changes);
         assert!(replica.get(&mine).is_some());
         assert!(replica.get(&shared).is_none());
     }

@@ -209,7 +209,7 @@ impl Node {
     }
 
     /// Withdraws a session from interop. The order is the one clients need: what hangs on the instance
-    /// ends before the instance does (reference §6.6).
+    /// ends before the instance does.
     fn leave_interop(&mut self, session: SessionId, cause: &Cause) {
         let Some(own) = self.sessions.get_mut(&session) else { return };
         if !own.interop {

@@ -448,6 +448,9 @@ impl Node {
             && let Some(fed) = self.remote_branches.get_mut(&(node, old))
         {
             fed.remove(&id);
+            if fed.is_empty() {
+                self.remote_branches.remove(&(node, old));
+            }
         }
         let (session, request) = (subscription.session, subscription.request.take());
         self.remote_branches.entry((node, branch)).or_default().insert(id);
@@ -515,8 +518,31 @@ impl Node {
         if self.subscriptions.get(&id).is_some_and(|subscription| subscription.node == node)
             && let Some(subscription) = self.close_subscription(id)
         {
-            self.tell(subscription.session, Event::SubscriptionEnded { subscription: id.0, cause });
+            let event = match subscription.request {
+                Some(request) => {
+                    let outcome = Outcome::Failed(CallFailure::CalleeGone);
+                    Event::CallEnded { request, outcome }
+                }
+                None => Event::SubscriptionEnded { subscription: id.0, cause },
+            };
+            self.tell(subscription.session, event);
         }
+    }
+
+    /// Returns whether anything is open between apps of this node and an instance of another whose end
+    /// that node will send.
+    pub(crate) fn hangs_on(&self, instance: &Text) -> bool {
+        let from_there = |interest: &Interest| {
+            matches!(interest.subscriber, Subscriber::Remote { .. }) && interest.caller == *instance
+        };
+        self.calls.values().any(|call| call.server == *instance)
+            || self.subscriptions.values().any(|subscription| subscription.server == *instance)
+            || self.interests.values().any(from_there)
+    }
+
+    /// Returns whether an app of this node is subscribed, or asks to be, to a method of another.
+    pub(crate) fn is_subscribed_to(&self, server: &Text, method: &Json) -> bool {
+        self.subscriptions.values().any(|s| s.server == *server && s.method == *method)
     }
 
     /// A provider on another node is gone, or one of its streams (`method`): its subscribers here are

@@ -233,7 +233,12 @@ impl Mesh {
 
     pub(crate) fn subscribe(&mut self, app: App, server: &Text, method: &str) -> Request {
         let (server, method) = (server.clone(), Json::string(method));
-        self.ask(app, |request| Command::Subscribe { request, server, method, arguments: Arguments::default() })
+        self.ask(app, |request| Command::Subscribe {
+            request,
+            server,
+            method,
+            arguments: Arguments::default(),
+        })
     }
 
     pub(crate) fn create(&mut self, app: App, name: &str, data: &str, lifetime: Lifetime) {
