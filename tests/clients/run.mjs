@@ -109,5 +109,18 @@ function controlOf(command, node) {
     const [code] = await once(child, 'exit');
     if (code !== 0) throw new Error(`${command} ${action} ${node} ended with ${code}`);
   };
-  return { kill: () => tell('kill'), start: () => tell('start') };
+  let down = false;
+  const control = {
+    kill: async () => {
+      down = true;
+      await tell('kill');
+    },
+    start: async () => {
+      await tell('start');
+      down = false;
+    },
+    /** What a scenario leaves dead would fail the next one, too. */
+    restore: async () => down && control.start(),
+  };
+  return control;
 }

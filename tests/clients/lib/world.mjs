@@ -77,6 +77,7 @@ export class World {
       ...[...this.clients].map(close),
       ...this.cleanups.map(async (cleanup) => cleanup()),
     ]);
+    await this.control?.restore();
   }
 }
 

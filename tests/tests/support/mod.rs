@@ -13,14 +13,17 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 /// Asserts that two clients of a node can call each other and share a context.
-pub fn good_client_works(url: &str) {
+pub(crate) fn good_client_works(url: &str) {
     Runtime::new().unwrap().block_on(async {
         let login = async |application| {
             let credentials = Credentials { user: "ann".into(), secret: "x".into() };
             Client::connect(url, credentials, Identity::new(application)).await.unwrap()
         };
         let (server, client) = (login("server").await, login("client").await);
-        server.register(MethodDefinition::new("Good.Echo"), |call| async move { Ok(call.args) }).await.unwrap();
+        server
+            .register(MethodDefinition::new("Good.Echo"), |call| async move { Ok(call.args) })
+            .await
+            .unwrap();
         let answer = client.invoke("Good.Echo", json!({"n": 1}), Target::Best).await.unwrap();
         assert_eq!(answer.into_value(), json!({"n": 1}));
         client.contexts().set("good", json!({"n": 1})).await.unwrap();
@@ -39,7 +42,7 @@ pub fn good_client_works(url: &str) {
 }
 
 /// Dials a mesh port without a certificate, in several ways, and asserts that each is refused.
-pub fn stranger_dials(port: u16) {
+pub(crate) fn stranger_dials(port: u16) {
     Runtime::new().unwrap().block_on(async {
         for alpn in ["deskmesh/1", "deskmesh-join/1", "h3"] {
             let Ok(connection) = dial(port, alpn).await else { continue };
@@ -68,7 +71,8 @@ async fn dial(port: u16, alpn: &str) -> Result<quinn::Connection, Box<dyn std::e
     let config = quinn::crypto::rustls::QuicClientConfig::try_from(tls)?;
     let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let connecting = endpoint.connect_with(quinn::ClientConfig::new(Arc::new(config)), address, "deskmesh")?;
+    let connecting =
+        endpoint.connect_with(quinn::ClientConfig::new(Arc::new(config)), address, "deskmesh")?;
     Ok(timeout(Duration::from_secs(10), connecting).await??)
 }
 
