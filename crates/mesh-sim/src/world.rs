@@ -598,7 +598,8 @@ impl World {
                 }
             }
             6 | 7 if self.options.crashes => self.crash(host),
-            8 | 9 if self.options.stalls => {
+            // Not twice at once: what waits for the end of the first must keep its place.
+            8 | 9 if self.options.stalls && self.stalled(host).is_none() => {
                 let long = self.rng.range(50_000, 4_000_000);
                 self.hosts[host].stalled_until = (self.now + long) | 1;
             }
