@@ -46,16 +46,18 @@ fn directory() -> PathBuf {
 /// Obeys `node-control ADDRESS kill` and `node-control ADDRESS start` for a node until the program ends,
 /// and returns the address.
 ///
-/// The node stays a child of this process, so that it ends with its test.
+/// The node stays a child of this process and the caller's, so that it ends with its test.
 ///
 /// # Panics
 ///
 /// If no port is free.
-pub fn control(node: Arc<Mutex<Node>>) -> SocketAddr {
+pub fn control(node: &Arc<Mutex<Node>>) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
+    let node = Arc::downgrade(node);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let Some(node) = node.upgrade() else { return };
             // The other side reads an end without a word as a failure.
             let _ = obey(&node, stream);
         }
