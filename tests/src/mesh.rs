@@ -1,7 +1,5 @@
 //! Two nodes of one owner.
 
-use serde_json::Value;
-
 use crate::node::{Node, NodeOptions, PATIENCE};
 use crate::wait::until;
 
@@ -51,5 +49,5 @@ impl Mesh {
 
 fn sees_a_peer(node: &Node) -> bool {
     let peers = node.ask_json("peers");
-    peers.as_array().is_some_and(|peers| peers.iter().any(|peer| peer["state"] == Value::from("up")))
+    peers.as_array().is_some_and(|peers| peers.iter().any(|peer| peer["state"] == "up"))
 }

@@ -96,7 +96,7 @@ impl Frames {
     }
 
     /// Reads the next text or the end; pings and pongs are passed over.
-    pub fn next(&mut self) -> io::Result<Frame> {
+    pub fn read(&mut self) -> io::Result<Frame> {
         loop {
             let mut head = [0; 2];
             match self.stream.read_exact(&mut head) {
@@ -140,7 +140,7 @@ impl Frames {
     /// Reads until the other side closes, and returns how.
     pub fn end(&mut self) -> io::Result<Option<(u16, String)>> {
         loop {
-            if let Frame::Close(how) = self.next()? {
+            if let Frame::Close(how) = self.read()? {
                 return Ok(how);
             }
         }

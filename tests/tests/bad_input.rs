@@ -4,6 +4,8 @@
 //! finds it as it was, and its memory stays within bounds. What each frame means is for `proto-gw3`; here
 //! the whole program is on the other side.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
 mod support;
 
 use std::io::Write as _;
@@ -75,7 +77,7 @@ impl Peer {
         let _ = self.frames.send(fence.to_string().as_bytes());
         let mut messages = Vec::new();
         loop {
-            match self.frames.next().expect("an answer in time") {
+            match self.frames.read().expect("an answer in time") {
                 Frame::Text(text) if text.contains(r#""request_id":"fence""#) => return Some(messages),
                 Frame::Text(text) => {
                     if let Err(error) = serde_json::from_str::<IgnoredAny>(&text) {
@@ -99,7 +101,7 @@ fn hello(application: &str) -> Value {
 }
 
 fn text(frames: &mut Frames) -> Value {
-    match frames.next().unwrap() {
+    match frames.read().unwrap() {
         Frame::Text(text) => serde_json::from_str(&text).unwrap(),
         closed @ Frame::Close(_) => panic!("{closed:?}"),
     }

@@ -1,5 +1,7 @@
 //! The program as an operator meets it: what it says when something is wrong, and how it ends.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
 use std::fs;
 
 use mesh_tests::{Finished, Mesh, Node, NodeOptions, PATIENCE, run, until};

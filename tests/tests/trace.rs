@@ -1,5 +1,7 @@
 //! What a collector gets: a call between two nodes is one trace.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -104,7 +106,8 @@ fn serve(stream: &TcpStream, kept: &Mutex<Vec<Seen>>) -> io::Result<bool> {
         lock(kept).extend(spans.map(|span| Seen { node: node.clone(), span }));
     }
     let mut stream = stream;
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n")?;
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n")?;
     Ok(true)
 }
 
@@ -116,7 +119,10 @@ fn invoke(mesh: &Mesh, method: &str, args: Value) {
             Client::connect(&url, credentials, Identity::new(application)).await.unwrap()
         };
         let provider = login(mesh.b.url(), "risk").await;
-        provider.register(MethodDefinition::new(method), |_| async { Ok(json!({"ok": true})) }).await.unwrap();
+        provider
+            .register(MethodDefinition::new(method), |_| async { Ok(json!({"ok": true})) })
+            .await
+            .unwrap();
         let caller = login(mesh.a.url(), "blotter").await;
         let answers = caller.invoke(method, args, Target::Best).await.unwrap();
         assert_eq!(answers.into_value(), json!({"ok": true}));
