@@ -3,5 +3,6 @@
 //! Here nothing is delayed or lost, so each test is one conversation. What delays, cuts, crashes and
 //! wrong clocks do is the business of the crate `mesh-sim`.
 
+mod merge;
 mod mesh;
 mod node;
