@@ -283,7 +283,6 @@ fn frames_that_make_no_sense_end_their_connection() {
 }
 
 #[test]
-#[ignore = "the node hangs up without an answer, so that a browser reports an unclean end (1006)"]
 fn a_close_is_answered() {
     let node = node();
     let mut frames = Peer::login(&node).frames;

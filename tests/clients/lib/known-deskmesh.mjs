@@ -11,6 +11,8 @@ const scenarios = {
   'reconnect: a returning client does not raise a destroyed context': RETURN,
   'reconnect: a returning client keeps its instance id': RETURN,
   'restart: old values do not come back': RETURN,
+  'restart: a stream from a goes on at b':
+    'a subscriber whose node falls silent is kept for 30 s, in case it was only the link; its provider is told after that, or when the node is back',
 };
 
 /** Checks of `conformance.mjs`, by their number or by number and words. */
@@ -21,6 +23,7 @@ const checks = {
 
 /** Checks that fail on two nodes only. */
 const checksOnTwo = {
+  C02: 'a context that has come from another node within the last second is merged with, not kept: its creator cannot have known of it',
   A11: 'the reason of a leave stays on its node; others hear the usual one',
   C24: 'the reason of a destroyed context stays on its node; others hear the usual one',
 };

@@ -14,6 +14,7 @@ use proto_gw3::{Connection, Domain, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -82,6 +83,8 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
     for id in session.connection.sessions().collect::<Vec<_>>() {
         session.local.gateway.close_session(id);
     }
+    // A client that closes is answered: the answer waits in the socket (RFC 6455, 5.5.1).
+    let _ = tokio::time::timeout(CLOSE_DEADLINE, session.socket.flush()).await;
     if let End::Close(CloseWith { code, reason }) = end {
         tracing::info!(%remote, code, %reason, "connection closed");
         // A close frame holds at most 123 bytes of reason.
@@ -155,6 +158,7 @@ impl Session {
                 close(1009, format!("a message is larger than {max} bytes (limit message_bytes_max)"))
             }
             Error::Utf8(_) => close(1007, "a text frame is not UTF-8"),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
             Error::Protocol(problem) => close(1002, problem.to_string()),
             _ => End::Gone,
         }
