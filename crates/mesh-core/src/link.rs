@@ -39,16 +39,15 @@ pub(crate) struct Link {
     pings: u64,
     /// The last measured round trip, in microseconds.
     pub(crate) rtt_us: Option<u64>,
-    /// What the other side has covered, as far as is known; `None` before it has said.
+    /// What the other side has covered once it has taken all that was sent; `None` before it has said
+    /// what it has.
     vector: Option<VersionVector>,
+    /// What it has said that it has covered. Nothing older than that comes from it any more.
+    said: VersionVector,
     /// All entries that arrived before this have been considered for this link.
     cursor: u64,
     /// Whether there may be something to send.
     pub(crate) dirty: bool,
-    /// Whether the next batch must be a snapshot that replaces what the other side has.
-    reset: bool,
-    /// Whether the other side came with what this one has deleted and forgotten.
-    behind: bool,
     in_flight: usize,
     stage: Vec<WireEntry>,
     stage_bytes: usize,
@@ -78,10 +77,9 @@ impl Node {
             pings: 0,
             rtt_us: None,
             vector: None,
+            said: VersionVector::new(),
             cursor: 0,
             dirty: false,
-            reset: false,
-            behind: false,
             in_flight: 0,
             stage: Vec::new(),
             stage_bytes: 0,
@@ -330,13 +328,9 @@ impl Node {
         if domain != self.settings.domain {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
-        // If the other side has dropped tombstones this one never saw, its snapshot will replace what
-        // is here; it decides that by the same comparison.
-        let behind = !covers_all(&vector, self.replica.floor());
         let Some(known) = self.links.get_mut(&link) else { return };
-        known.reset = behind;
-        known.behind = behind;
-        known.vector = Some(if behind { VersionVector::new() } else { vector.clone() });
+        join(&mut known.said, &vector);
+        known.vector = Some(vector.clone());
         known.cursor = 0;
         known.dirty = true;
         self.compare(link, &vector, hash);
@@ -385,6 +379,13 @@ impl Node {
         let Some(known) = self.links.get_mut(&link) else { return };
         known.dirty = false;
         let Some(covered) = &mut known.vector else { return };
+        // Tombstones that the other side has not seen are gone here: only a snapshot, which replaces what
+        // it has, can tell it. This node may have learnt of that itself by a snapshot just now.
+        let reset = !covers_all(covered, self.replica.floor());
+        if reset {
+            covered.clear();
+            known.cursor = 0;
+        }
         let entries = match known.cursor {
             0 => self.replica.news_for(covered),
             cursor => self.replica.news_since(cursor, covered),
@@ -395,7 +396,6 @@ impl Node {
         }
         join(covered, &vector);
         known.cursor = self.replica.cursor();
-        let reset = std::mem::take(&mut known.reset);
         let end = BatchEnd { vector, floor: self.replica.floor().clone() };
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
         let mut bytes = 0;
@@ -458,8 +458,9 @@ impl Node {
         if let Some(covered) = &mut known.vector {
             join(covered, &end.vector);
         }
-        let (peer, behind) = (known.peer, known.behind);
-        self.take_batch(peer, stage, &end, reset, behind);
+        join(&mut known.said, &end.vector);
+        let peer = known.peer;
+        self.take_batch(peer, stage, &end, reset);
         if self.link_to(peer) == Some(link) {
             self.show_node(peer);
             if let Some(known) = self.links.get_mut(&link) {
@@ -488,18 +489,11 @@ impl Node {
 
     /// Takes a whole batch: entries, then the vector that covers them, then what follows from it.
     ///
-    /// From a sender that is `behind`, what this node covers and does not have is something it has deleted
-    /// and forgotten; the sender is about to forget it too.
-    fn take_batch(
-        &mut self,
-        peer: NodeId,
-        mut entries: Vec<WireEntry>,
-        end: &BatchEnd,
-        reset: bool,
-        behind: bool,
-    ) {
+    /// If the sender has not seen all tombstones that were dropped here, what it brings and this node
+    /// covers and does not have is deleted and forgotten; the sender is about to forget it too.
+    fn take_batch(&mut self, peer: NodeId, mut entries: Vec<WireEntry>, end: &BatchEnd, reset: bool) {
         let mut changes = Changes::default();
-        if behind {
+        if !covers_all(&end.vector, self.replica.floor()) {
             entries.retain(|entry| !self.replica.has_forgotten(&entry.key, entry.dot));
         }
         let before = (!reset).then(|| self.views_before(entries.iter().map(|entry| &entry.key)));
@@ -598,11 +592,10 @@ impl Node {
             self.next_digest = now.plus_millis(timing.digest_ms);
             self.send_digests();
             let before = self.now.wall_ms.saturating_sub(timing.tombstone_ms);
-            let vectors = self.links.values().filter_map(|link| link.vector.as_ref());
+            let said = self.links.values().filter(|link| link.state == State::Up).map(|link| &link.said);
             let all_linked = self.nodes.values().all(|node| node.link.is_some() || node.lost_at.is_none());
             if all_linked {
-                let vectors: Vec<VersionVector> = vectors.cloned().collect();
-                self.replica.drop_tombstones(vectors.iter(), before);
+                self.replica.drop_tombstones(said, before);
             }
         }
     }
