@@ -103,6 +103,7 @@ fn main() {
                             core.handled += 1;
                             outboxes[to].push(message);
                         }
+                        core
                     });
                     Way::Task(tx)
                 } else {
