@@ -313,6 +313,18 @@ impl Replica {
         join(&mut self.floor, &end.floor);
     }
 
+    /// Checks that what is counted while things change is what a count from scratch gives.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let hash = self.entries.iter().fold(0, |hash, (key, entry)| hash ^ counted(key, entry));
+        assert_eq!(self.hash, hash);
+        let size = |(key, entry): (&Bytes, &Entry)| key.len() + entry.value.as_ref().map_or(0, Bytes::len);
+        assert_eq!(self.bytes, self.entries.iter().map(size).sum::<usize>());
+        let arrivals = self.entries.iter().map(|(key, entry)| (entry.arrival, key.clone()));
+        assert_eq!(self.arrivals, arrivals.collect());
+        assert!(self.entries.values().all(|entry| covers(&self.vector, entry.stamp.dot)));
+    }
+
     /// Returns whether a content key lies below a path that was written as one whole value.
     fn hides_a_part(&self, key: &[u8]) -> bool {
         key.first() == Some(&b'P')
