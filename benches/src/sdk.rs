@@ -10,8 +10,8 @@ use hdrhistogram::Histogram;
 use mesh_client::{
     Client, ContextChange, Credentials, Feed, Identity, InvokeError, MethodDefinition, Target, Timeouts,
 };
-use serde_json::json;
 use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::clock;
@@ -147,8 +147,7 @@ async fn contexts(near: &Client, far: &Client) -> Result<()> {
     ensure!(far.contexts().get("sdk").await?.is_none());
     let mut changes = far.contexts().subscribe("sdk");
     near.contexts().update("sdk", json!({ "a": 1, "dot.ted": 2, "gone": null })).await?;
-    let state = state(&mut changes).await?;
-    ensure!(state == json!({ "a": 1, "dot.ted": 2 }), "{state}");
+    until_state(&mut changes, "made", json!({ "a": 1, "dot.ted": 2 })).await?;
 
     far.contexts().update("sdk", json!({ "b": { "c": 1 }, "a": null })).await?;
     // Nodes merge; a path below a key that the other node is just replacing would be a conflict.
@@ -158,22 +157,33 @@ async fn contexts(near: &Client, far: &Client) -> Result<()> {
     )
     .await?;
     near.contexts().set_path("sdk", "b.d", json!([1])).await?;
-    until("both see both changes", async || {
-        let expected = json!({ "dot.ted": 2, "b": { "c": 1, "d": [1] } });
-        let (own, others) = (near.contexts().get("sdk").await, far.contexts().get("sdk").await);
-        [own, others].into_iter().all(|state| matches!(state, Ok(Some(state)) if *state == expected))
+    until_state(&mut changes, "merged", json!({ "dot.ted": 2, "b": { "c": 1, "d": [1] } })).await?;
+    far.contexts().set("sdk", json!({ "only": true })).await?;
+    until("a replaced state reaches the other app", async || {
+        matches!(near.contexts().get("sdk").await, Ok(Some(state)) if *state == json!({ "only": true }))
     })
     .await?;
-    far.contexts().set("sdk", json!({ "only": true })).await?;
-    while self::state(&mut changes).await? != json!({ "only": true }) {}
+    until_state(&mut changes, "replaced", json!({ "only": true })).await?;
 
     near.contexts().destroy("sdk").await?;
-    let last = next(&mut changes).await?;
+    let last = next(&mut changes).await.context("not destroyed")?;
     ensure!(matches!(last, ContextChange::Destroyed), "{last:?}");
     near.contexts().set("sdk", json!({ "again": 1 })).await?;
-    ensure!(self::state(&mut changes).await? == json!({ "again": 1 }));
+    until_state(&mut changes, "made again", json!({ "again": 1 })).await?;
     near.contexts().destroy("sdk").await?;
     Ok(())
+}
+
+/// Waits until a feed shows that state, through whatever states come before.
+async fn until_state(changes: &mut Feed<ContextChange>, what: &str, expected: Value) -> Result<()> {
+    let mut last = None;
+    loop {
+        let change = next(changes).await;
+        match change.with_context(|| format!("not {what}: {last:?} instead of {expected}"))? {
+            ContextChange::Updated { data, .. } if *data == expected => return Ok(()),
+            other => last = Some(other),
+        }
+    }
 }
 
 async fn topics(near: &Client, far: &Client) -> Result<()> {
@@ -224,14 +234,6 @@ async fn round_trips(near: &Client, raw: bool, in_flight: usize) -> Result<Strin
 
 async fn next<T>(feed: &mut Feed<T>) -> Result<T> {
     timeout(PATIENCE, feed.next()).await?.context("the feed ended")
-}
-
-async fn state(changes: &mut Feed<ContextChange>) -> Result<serde_json::Value> {
-    loop {
-        if let ContextChange::Updated { data, .. } = next(changes).await? {
-            return Ok((*data).clone());
-        }
-    }
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<()> {
