@@ -18,7 +18,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use mesh_model::link::{BatchEnd, WireEntry};
-use mesh_model::{Dot, Hlc, Incarnation, NodeId, Origin, Stamp, VersionVector};
+use mesh_model::{Dot, Incarnation, NodeId, Origin, Stamp, VersionVector};
 
 use crate::key;
 
@@ -43,8 +43,6 @@ pub(crate) struct Replica {
     vector: VersionVector,
     /// Covers every write whose tombstone was dropped.
     floor: VersionVector,
-    /// The newest stamp among those.
-    floor_hlc: Hlc,
     hash: u64,
     bytes: usize,
     next_arrival: u64,
@@ -256,6 +254,9 @@ impl Replica {
     }
 
     /// Drops tombstones that all of `vectors` cover and that are older than `before_wall_ms`.
+    ///
+    /// The newest of those of contexts stays: whoever takes a snapshot must learn how late it is by the
+    /// stamps in it, or would write with a stamp that a tombstone elsewhere still hides.
     pub(crate) fn drop_tombstones<'a>(
         &mut self,
         vectors: impl Iterator<Item = &'a VersionVector> + Clone,
@@ -270,11 +271,15 @@ impl Replica {
             .filter(|(key, _)| self.below(key).nth(1).is_none() && !self.hides_a_part(key))
             .map(|(key, e)| (key.clone(), e.stamp))
             .collect();
+        let shared = old.iter().filter(|(key, _)| key::owner(key).is_none());
+        let newest = shared.map(|(_, stamp)| *stamp).max();
         for (key, stamp) in old {
+            if Some(stamp) == newest {
+                continue;
+            }
             self.drop_entry(&key);
             let floor = self.floor.entry(stamp.dot.origin).or_insert(0);
             *floor = (*floor).max(stamp.dot.seq);
-            self.floor_hlc = self.floor_hlc.max(stamp.hlc);
         }
     }
 
@@ -413,7 +418,7 @@ fn entry_hash(key: &[u8], dot: Dot) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_model::Text;
+    use mesh_model::{Hlc, Text};
 
     #[test]
     fn a_reset_leaves_what_this_life_registered_and_drops_what_the_sender_dropped() {
@@ -436,13 +441,15 @@ mod tests {
     #[test]
     fn a_dropped_tombstone_changes_no_hash() {
         let origin = Origin { node: NodeId([1; 16]), incarnation: Incarnation(1) };
-        let key = Bytes::from_static(b"P\xffa\xffb\xff");
         let mut replica = Replica::default();
-        let dot = Dot { origin, seq: 1 };
-        replica.merge(&key, Stamp { hlc: Hlc(1), dot }, None, 0, &mut Changes::default());
-        replica.cover_own(dot);
+        for (seq, key) in [(1, &b"P\xffa\xffb\xff"[..]), (2, b"P\xffa\xffc\xff")] {
+            let dot = Dot { origin, seq };
+            let stamp = Stamp { hlc: Hlc(seq), dot };
+            replica.merge(&Bytes::from_static(key), stamp, None, 0, &mut Changes::default());
+            replica.cover_own(dot);
+        }
         let before = replica.hash();
         replica.drop_tombstones([].iter(), 1);
-        assert_eq!((replica.len(), replica.hash()), (0, before));
+        assert_eq!((replica.len(), replica.hash()), (1, before), "the newest stays");
     }
 }

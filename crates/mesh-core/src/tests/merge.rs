@@ -21,8 +21,8 @@ type Path = Vec<Vec<u8>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
     Plain(Vec<u8>),
-    Array(Vec<Value>),
-    Object(BTreeMap<Vec<u8>, Value>),
+    Array(Vec<Self>),
+    Object(BTreeMap<Vec<u8>, Self>),
 }
 
 impl Value {
