@@ -14,6 +14,7 @@ use mesh_model::{
     Cause, DomainId, Incarnation, Lane, LinkId, LinkPeer, NodeId, Origin, Stamp, Text, Tick, VersionVector,
 };
 
+use crate::content::Write;
 use crate::key::{self, Subject, UserKey};
 use crate::node::Node;
 use crate::replica::{Changes, covers_all, join};
@@ -502,6 +503,7 @@ impl Node {
         }
         let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
         let own = self.settings.node;
+        let mut returned_keys = Vec::new();
         for entry in entries {
             if key::parse(&entry.key).is_none()
                 && entry.key.first().is_none_or(|kind| b"NIMTRCP".contains(kind))
@@ -510,8 +512,13 @@ impl Node {
                 self.notice(Notice::EntryRefused { node: peer, why });
                 continue;
             }
-            // Nobody else can know what this life of this node wrote better than it does itself.
+            // Nobody else can know what this life of this node wrote better than it does itself. If it does
+            // not know it any more, it is gone, and the others have to hear that again.
             if key::owner(&entry.key) == Some(own) {
+                let returned = entry.value.is_some() && self.replica.get(&entry.key).is_none();
+                if returned && entry.dot.origin == self.origin() {
+                    returned_keys.push(Write { key: entry.key, value: None });
+                }
                 continue;
             }
             self.saw(entry.hlc);
@@ -521,6 +528,9 @@ impl Node {
         let mut vector = end.vector.clone();
         vector.remove(&self.origin());
         self.replica.cover(&vector, &mut changes);
+        if !returned_keys.is_empty() {
+            self.write(returned_keys);
+        }
         if news {
             for link in self.links.values_mut() {
                 link.dirty = true;

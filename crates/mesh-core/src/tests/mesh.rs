@@ -44,10 +44,21 @@ pub(crate) fn settings(number: usize, incarnation: u64) -> NodeSettings {
 }
 
 impl Mesh {
+    /// Makes nodes that are all linked with each other.
     pub(crate) fn new(count: usize) -> Self {
+        let mut mesh = Self::unlinked(count);
+        for a in 0..count {
+            for b in a + 1..count {
+                mesh.link(a, b);
+            }
+        }
+        mesh
+    }
+
+    pub(crate) fn unlinked(count: usize) -> Self {
         let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
         let nodes = (0..count).map(|number| Node::new(settings(number, 1), now)).collect();
-        let mut mesh = Self {
+        Self {
             nodes,
             now,
             links: BTreeMap::new(),
@@ -57,13 +68,7 @@ impl Mesh {
             hold: None,
             held: VecDeque::new(),
             next: 0,
-        };
-        for a in 0..count {
-            for b in a + 1..count {
-                mesh.link(a, b);
-            }
         }
-        mesh
     }
 
     fn number(&mut self) -> u64 {

@@ -452,3 +452,47 @@ fn what_cannot_be_done_is_refused_once() {
     assert!(matches!(events[..], [Event::Refused { reason: Reason::BadDelta { .. }, .. }]), "{events:?}");
     assert!(Json::parse(mesh.value(0, "K").unwrap().into_bytes().into()).is_ok());
 }
+
+#[test]
+fn what_a_reset_took_away_is_told_to_the_neighbours() {
+    // A chain: node 2 in the middle.
+    let mut mesh = Mesh::unlinked(3);
+    mesh.link(0, 2);
+    mesh.link(1, 2);
+    let (one, _) = mesh.app(1, "joe");
+    mesh.create(one, "K", "{\"a\":1,\"b\":1,\"c\":1}", Lifetime::Retained);
+    let context = mesh.context(1, "K").unwrap();
+    mesh.cut(1, 2);
+    mesh.wait_ms(40_000);
+    mesh.update(one, &context, "{\"commands\":[{\"type\":\"remove\",\"path\":\"a\"}]}");
+    mesh.update(one, &context, "{\"commands\":[{\"type\":\"remove\",\"path\":\"b\"}]}");
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(one.1) });
+    // Node 1 is alone long enough to forget what it deleted.
+    mesh.wait_ms(3_700_000);
+    assert!(!mesh.nodes[1].replica.floor().is_empty());
+    mesh.link(1, 2);
+    for node in 0..3 {
+        assert_eq!(mesh.value(node, "K").as_deref(), Some("{\"c\":1}"), "node {node}");
+    }
+    assert!(mesh.nodes.iter().all(|node| node.remote.is_empty()));
+    mesh.wait_ms(60_000);
+    mesh.assert_equal();
+}
+
+#[test]
+fn a_registration_that_came_back_from_the_dead_is_withdrawn_again() {
+    let (mut mesh, (one, _), _) = two();
+    let zombie = Text::from("p-zombie");
+    let key = crate::key::instance(mesh_model::NodeId([2; 16]), &zombie);
+    let origin = mesh.nodes[1].origin();
+    let dot = mesh_model::Dot { origin, seq: 1 };
+    let stamp = mesh_model::Stamp { hlc: mesh_model::Hlc(1), dot };
+    let value = Some(bytes::Bytes::from_static(b"=joe\xff{}"));
+    mesh.nodes[0].replica.merge(&key, stamp, value, 0, &mut crate::replica::Changes::default());
+    mesh.wait_ms(70_000);
+    assert_eq!(mesh.nodes[0].state_hash(), mesh.nodes[1].state_hash());
+    assert!(!mesh.nodes[0].remote.contains_key(&zombie));
+    assert!(mesh.take(one, story).iter().all(|what| !what.ends_with("ed")));
+    let divergences: Vec<u64> = mesh.nodes.iter().map(|node| node.divergences).collect();
+    assert!(divergences.iter().all(|count| *count <= 1), "{divergences:?}");
+}
