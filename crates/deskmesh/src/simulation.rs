@@ -10,7 +10,7 @@ use mesh_identity::join::{self, Candidate};
 use mesh_identity::{NodeIdentity, TokenStore};
 use mesh_model::{
     Answer, Area, Arguments, CallFailure, Command, DomainId, Event, Incarnation, Json, Lifetime, Limits,
-    Outcome, Request, SessionId, Text,
+    Outcome, Permissions, Request, SessionId, Text,
 };
 use mesh_net::clock::Clock;
 use mesh_net::quic::virtual_net::VirtualNet;
@@ -98,8 +98,14 @@ impl App {
         let mut app = Self { gateway: gateway.clone(), outbox, session, seen: Vec::new() };
         let identity = Json::assembled(format!("{{\"application\":\"{name}\"}}").into_bytes());
         let user = Some(Text::from("joe"));
-        app.ask(|request| Command::Attach { request, identity, user: user.clone(), login: user });
-        app.ask(|request| Command::Join { request, area: Area::Interop });
+        app.ask(|request| Command::Attach {
+            request,
+            identity,
+            user: user.clone(),
+            login: user,
+            service: false,
+        });
+        app.ask(|request| Command::Join { request, area: Area::Interop, restrictions: None });
         app
     }
 
@@ -181,6 +187,7 @@ fn run(seed: u64, identities: &[Arc<NodeIdentity>; 2], dirs: [&Path; 2]) -> (u64
             name: "K".into(),
             data,
             lifetime: Lifetime::Retained,
+            permissions: Permissions::default(),
         });
         let of_name = |event: &Event| match event {
             Event::ContextAdded { context, .. } => Some(context.clone()),

@@ -12,6 +12,8 @@ use mesh_model::{Event, Json, NodeId, Reason, Request, SessionId, Text};
 use crate::content::Write;
 use crate::key::{self, UserKey};
 use crate::node::Node;
+use crate::party::Party;
+use crate::session::Session;
 
 /// All that is subscribed here, and what other nodes want.
 #[derive(Debug, Default)]
@@ -19,6 +21,9 @@ pub(crate) struct Bus {
     subscriptions: BTreeMap<u64, Subscription>,
     users: BTreeMap<UserKey, Topics>,
 }
+
+/// Who publishes, as it joined the bus.
+type Publisher<'a> = Party<'a>;
 
 #[derive(Debug)]
 struct Subscription {
@@ -67,24 +72,34 @@ impl Bus {
         }
     }
 
-    fn receivers(&self, user: &UserKey, topic: &Text) -> Vec<u64> {
-        let Some(topics) = self.users.get(user) else { return Vec::new() };
-        let mut found: Vec<u64> = topics.exact.get(topic).into_iter().flatten().copied().collect();
-        for (pattern, subscriptions) in &topics.patterns {
-            if matches(pattern, topic) {
-                found.extend(subscriptions);
+    /// Returns the topics that a publication may be for: those of its publisher's user and of the services,
+    /// or all if a service published it.
+    fn topics(&self, from: Publisher<'_>) -> impl Iterator<Item = &Topics> {
+        let all = from.service.then(|| self.users.values());
+        let some = (!from.service).then(|| [self.users.get(from.user), self.users.get(&UserKey::services())]);
+        all.into_iter().flatten().chain(some.into_iter().flatten().flatten())
+    }
+
+    fn receivers(&self, from: Publisher<'_>, topic: &Text) -> Vec<u64> {
+        let mut found = Vec::new();
+        for topics in self.topics(from) {
+            found.extend(topics.exact.get(topic).into_iter().flatten());
+            for (pattern, subscriptions) in &topics.patterns {
+                if matches(pattern, topic) {
+                    found.extend(subscriptions);
+                }
             }
         }
         found
     }
 
-    fn interested_nodes(&self, user: &UserKey, topic: &Text) -> Vec<NodeId> {
-        let Some(topics) = self.users.get(user) else { return Vec::new() };
+    fn interested_nodes(&self, from: Publisher<'_>, topic: &Text) -> BTreeSet<NodeId> {
         let wants = |patterns: &BTreeSet<Text>| {
             patterns.contains(topic)
                 || patterns.iter().any(|pattern| is_pattern(pattern) && matches(pattern, topic))
         };
-        topics.remote.iter().filter(|(_, patterns)| wants(patterns)).map(|(node, _)| *node).collect()
+        let nodes = self.topics(from).flat_map(|topics| &topics.remote);
+        nodes.filter(|(_, patterns)| wants(patterns)).map(|(node, _)| *node).collect()
     }
 }
 
@@ -109,7 +124,7 @@ impl Node {
             let reason = Reason::NameTooLong { what: "topic", max: NAME_BYTES_MAX as u64 };
             return self.refuse(session, request, reason);
         }
-        let user = own.user.clone();
+        let user = own.bus_partition();
         let pattern = pattern.detached();
         let subscription = self.next_number();
         let routing_key = routing_key.map(|key| key.detached());
@@ -154,7 +169,7 @@ impl Node {
     fn end_topic(&mut self, session: SessionId, subscription: u64) {
         let Some(own) = self.sessions.get_mut(&session) else { return };
         own.topics.remove(&subscription);
-        let user = own.user.clone();
+        let user = own.bus_partition();
         let Some(gone) = self.bus.subscriptions.remove(&subscription) else { return };
         let Some(topics) = self.bus.users.get_mut(&user) else { return };
         let same = topics.local(&gone.pattern).entry(gone.pattern.clone()).or_default();
@@ -180,13 +195,18 @@ impl Node {
             return;
         }
         let Some(own) = self.sessions.get(&session) else { return };
-        let (user, publisher) = (own.user.clone(), own.identity.clone());
-        self.deliver(&user, &topic, routing_key.as_ref(), target.as_ref(), &publisher, &data);
-        for node in self.bus.interested_nodes(&user, &topic) {
+        let Session { user, service, identity: publisher, .. } = own;
+        let (user, service, publisher) = (user.clone(), *service, publisher.clone());
+        let restriction = own.bus_party().restriction.cloned();
+        let from = Party { user: &user, service, identity: &publisher, restriction: restriction.as_ref() };
+        self.deliver(from, &topic, routing_key.as_ref(), target.as_ref(), &data);
+        for node in self.bus.interested_nodes(from, &topic) {
             let Some(link) = self.link_to(node) else { continue };
             let message = LinkMessage::Publish {
                 domain: self.settings.domain,
                 user: user.user(),
+                service,
+                restriction: restriction.as_ref().map(|restriction| restriction.text().into()),
                 topic: topic.clone(),
                 routing_key: routing_key.clone(),
                 target: target.clone(),
@@ -201,29 +221,29 @@ impl Node {
     /// Gives a publication to the subscribers on this node.
     pub(crate) fn deliver(
         &mut self,
-        user: &UserKey,
+        from: Publisher<'_>,
         topic: &Text,
         routing_key: Option<&Text>,
         target: Option<&Json>,
-        publisher: &Json,
         data: &Json,
     ) {
         let target = target.and_then(Json::members).unwrap_or_default();
-        for subscription in self.bus.receivers(user, topic) {
+        for subscription in self.bus.receivers(from, topic) {
             let Some(known) = self.bus.subscriptions.get(&subscription) else { continue };
             if known.routing_key.as_ref().zip(routing_key).is_some_and(|(wanted, given)| wanted != given) {
                 continue;
             }
             let session = known.session;
             let fits = self.sessions.get(&session).is_some_and(|own| {
-                target.is_empty()
-                    || own
-                        .identity
-                        .members()
-                        .is_some_and(|identity| target.iter().all(|wanted| identity.contains(wanted)))
+                let is_target = || {
+                    let identity = own.identity.members().unwrap_or_default();
+                    target.iter().all(|wanted| identity.contains(wanted))
+                };
+                let oneself = || own.identity == *from.identity;
+                (own.bus_party().sees(from) || oneself()) && (target.is_empty() || is_target())
             });
             if fits {
-                let (publisher, data) = (publisher.clone(), data.clone());
+                let (publisher, data) = (from.identity.clone(), data.clone());
                 self.tell(session, Event::BusEvent { subscription, publisher, data });
             }
         }

@@ -13,6 +13,7 @@ use mesh_model::{
 
 use crate::Output;
 use crate::node::Node;
+use crate::registry::{Method, RemoteInstance};
 
 /// A method that is running on this node.
 #[derive(Debug)]
@@ -107,13 +108,19 @@ impl Node {
         }
         let both =
             [&arguments.positional, &arguments.named].map(|part| part.as_ref().is_some_and(has_content));
-        let user = local.map(|(_, s)| &s.user).or(remote.map(|r| &r.user));
-        if user != Some(&own.user) {
+        let oneself = local.is_some_and(|(id, _)| id == session);
+        let party = local.map(|(_, server)| server.party()).or(remote.map(RemoteInstance::party));
+        if !oneself && !party.is_some_and(|party| party.sees(own.party())) {
             return Err(no_target("there is no such peer for this user"));
         }
+        let is_for_own = |provider: &Json, method: &Method| oneself || method.is_for(provider, &own.identity);
         let offered = match (local, remote) {
-            (Some((_, server)), _) => server.methods.contains_key(method),
-            (None, Some(row)) => !row.leaving && row.methods.contains_key(method),
+            (Some((_, server)), _) => {
+                server.methods.get(method).is_some_and(|m| is_for_own(&server.identity, m))
+            }
+            (None, Some(row)) => {
+                !row.leaving && row.methods.get(method).is_some_and(|m| is_for_own(&row.identity, m))
+            }
             (None, None) => false,
         };
         if !offered {
@@ -131,9 +138,8 @@ impl Node {
         let name = node.map(|node| node.name.clone()).unwrap_or_default();
         match node.and_then(|node| node.link.filter(|_| node.shown)) {
             Some(link) => {
-                let method_name =
-                    row.methods[method].member("name").and_then(|n| n.as_text()).unwrap_or_default();
-                Ok(Target::Remote { node: row.node, link, node_name: name, name: method_name.detached() })
+                let method_name = row.methods[method].name.clone();
+                Ok(Target::Remote { node: row.node, link, node_name: name, name: method_name })
             }
             None => Err(Refusal::Ended(CallFailure::NotDelivered { node: name })),
         }
@@ -220,13 +226,17 @@ impl Node {
             // What the caller's node wrote of it did not arrive in time, or the caller is gone again.
             (None, _) => Some(CallFailure::NotDelivered { node: self.settings.name.clone() }),
             (_, None) => Some(CallFailure::NoTarget { what: "the peer is gone".into() }),
-            (Some(row), Some((_, session))) if row.user != session.user || !session.interop => {
+            (Some(row), Some((_, session))) if !session.interop || !session.party().sees(row.party()) => {
                 Some(CallFailure::NoTarget { what: "there is no such peer for this user".into() })
             }
-            (_, Some((_, session))) if !session.methods.contains_key(&method) => {
-                Some(CallFailure::NoTarget { what: "the peer does not offer that method".into() })
+            (Some(row), Some((_, session))) => {
+                let offered = session
+                    .methods
+                    .get(&method)
+                    .is_some_and(|method| method.is_for(&session.identity, &row.identity));
+                let what = Text::from_static("the peer does not offer that method");
+                (!offered).then_some(CallFailure::NoTarget { what })
             }
-            _ => None,
         };
         let (Some((callee, _)), None) = (callee, &failure) else {
             let failure = failure.unwrap_or(CallFailure::NoTarget { what: "the peer is gone".into() });

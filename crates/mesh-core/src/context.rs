@@ -8,11 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_model::limits::NAME_BYTES_MAX;
-use mesh_model::{Cause, Event, Json, Key as Segment, Lifetime, Reason, Request, SessionId, Text, Tick};
+use mesh_model::{
+    Cause, Event, Json, Key as Segment, Lifetime, Permissions, Reason, Request, SessionId, Text, Tick,
+};
 
 use crate::content::{self, Before, Delta, Write};
 use crate::key::{self, ContextKey, Subject, UserKey};
 use crate::node::Node;
+use crate::restriction::Restriction;
+use crate::session::{Session, parse_restriction};
 
 /// What this node knows of a context beside its content.
 #[derive(Debug)]
@@ -24,6 +28,45 @@ pub(crate) struct SharedContext {
     value: Option<Json>,
     /// When this node learnt of it from another.
     learnt_at: Option<Tick>,
+    access: Option<Access>,
+}
+
+/// Who may do what with a context, if not everybody of its user may do everything.
+#[derive(Clone, Debug)]
+struct Access {
+    /// The instance that created it, and may do everything.
+    creator: Text,
+    /// What the creator was when it created the context.
+    identity: Json,
+    read: Option<Restriction>,
+    write: Option<Restriction>,
+}
+
+impl Access {
+    fn allows(&self, session: &Session, restriction: Option<&Restriction>) -> bool {
+        restriction.is_none_or(|wanted| wanted.holds(&self.identity, &session.identity))
+    }
+
+    /// Whoever is expressly allowed to write may read too.
+    fn may_read(&self, session: &Session) -> bool {
+        session.instance == self.creator
+            || self.allows(session, self.read.as_ref())
+            || (self.write.is_some() && self.allows(session, self.write.as_ref()))
+    }
+
+    fn may_write(&self, session: &Session) -> bool {
+        session.instance == self.creator || self.allows(session, self.write.as_ref())
+    }
+}
+
+impl SharedContext {
+    fn may_read(&self, session: &Session) -> bool {
+        self.access.as_ref().is_none_or(|access| access.may_read(session))
+    }
+
+    fn may_write(&self, session: &Session) -> bool {
+        self.access.as_ref().is_none_or(|access| access.may_write(session))
+    }
 }
 
 /// How long after a context has come from another node a client that creates it cannot have known of it.
@@ -38,9 +81,41 @@ struct Header {
     lifetime: Lifetime,
     creator: Text,
     updater: Text,
+    /// Empty, or read expression 0xff write expression 0xff identity of the creator.
+    permissions: Bytes,
+}
+
+/// Writes the last part of a header.
+fn permissions_to_bytes(permissions: &Permissions, creator: &Json) -> Bytes {
+    if *permissions == Permissions::default() {
+        return Bytes::new();
+    }
+    let mut out = Vec::new();
+    for expression in [&permissions.read, &permissions.write] {
+        out.extend_from_slice(expression.as_deref().unwrap_or_default().as_bytes());
+        out.push(key::END);
+    }
+    out.extend_from_slice(creator.as_bytes());
+    out.into()
 }
 
 impl Header {
+    fn access(&self) -> Option<Access> {
+        if self.permissions.is_empty() {
+            return None;
+        }
+        let mut fields = self.permissions.splitn(3, |byte| *byte == key::END);
+        // An expression that cannot be understood lets nobody in: it may be what its app wanted hidden.
+        let mut expression = || {
+            let text = fields.next().and_then(|field| std::str::from_utf8(field).ok());
+            text.and_then(|text| Restriction::parse(text).ok()).unwrap_or_else(|| Some(Restriction::never()))
+        };
+        let (read, write) = (expression(), expression());
+        let identity = fields.next().and_then(|text| Json::parse(self.permissions.slice_ref(text)).ok());
+        let identity = identity.unwrap_or_else(|| Json::from_static("{}"));
+        Some(Access { creator: self.creator.clone(), identity, read, write })
+    }
+
     fn to_bytes(&self) -> Bytes {
         let mut out = vec![match self.lifetime {
             Lifetime::Retained => b'r',
@@ -51,19 +126,22 @@ impl Header {
             out.extend_from_slice(field.as_bytes());
             out.push(key::END);
         }
+        out.extend_from_slice(&self.permissions);
         out.into()
     }
 
-    fn parse(value: &[u8]) -> Option<Self> {
+    fn parse(value: &Bytes) -> Option<Self> {
         let (kind, rest) = value.split_first()?;
-        let mut fields =
-            rest.split(|byte| *byte == key::END).map(|field| std::str::from_utf8(field).map(Text::from));
+        let mut fields = rest.splitn(3, |byte| *byte == key::END);
+        let mut text = || fields.next().and_then(|field| std::str::from_utf8(field).ok()).map(Text::from);
+        let (creator, updater) = (text()?, text()?);
+        let permissions = value.slice_ref(fields.next()?);
         let lifetime = match kind {
             b'o' => Lifetime::Ownership,
             b'c' => Lifetime::RefCounted,
             _ => Lifetime::Retained,
         };
-        Some(Self { lifetime, creator: fields.next()?.ok()?, updater: fields.next()?.ok()? })
+        Some(Self { lifetime, creator, updater, permissions })
     }
 }
 
@@ -82,7 +160,9 @@ impl Node {
     /// Tells a new session which contexts its user has.
     pub(crate) fn announce_contexts(&mut self, session: SessionId, user: &UserKey) {
         let first = ContextKey { user: user.clone(), name: Text::default() };
+        let Some(own) = self.sessions.get(&session) else { return };
         let known = self.contexts.range(first..).take_while(|(key, _)| key.user == *user);
+        let known = known.filter(|(_, context)| context.may_read(own));
         let events: Vec<Event> = known.map(|(key, context)| self.added(key, &context.id)).collect();
         for event in events {
             self.tell(session, event);
@@ -105,7 +185,13 @@ impl Node {
         name: Text,
         data: Option<Json>,
         lifetime: Lifetime,
+        permissions: &Permissions,
     ) {
+        for expression in [&permissions.read, &permissions.write] {
+            if let Err(reason) = parse_restriction(expression.as_ref()) {
+                return self.refuse(session, request, reason);
+            }
+        }
         let Some(own) = self.sessions.get(&session) else { return };
         if name.len() > NAME_BYTES_MAX {
             let reason = Reason::NameTooLong { what: "context name", max: NAME_BYTES_MAX as u64 };
@@ -114,7 +200,12 @@ impl Node {
         let (user, creator) = (own.user.clone(), own.instance.clone());
         let key = ContextKey { user, name: name.detached() };
         if let Some(known) = self.contexts.get(&key) {
-            if known.learnt_at.is_some_and(|at| self.now.tick.since(at) < UNKNOWN_FOR_US) {
+            if !known.may_read(own) {
+                return self.refuse(session, request, Reason::NotAuthorized);
+            }
+            if known.may_write(own)
+                && known.learnt_at.is_some_and(|at| self.now.tick.since(at) < UNKNOWN_FOR_US)
+            {
                 self.merge_creation(session, &key, data.as_ref());
             }
             return self.enter(session, request, &key);
@@ -126,7 +217,8 @@ impl Node {
             // moment must not be wiped.
             step.remove(0);
         }
-        let header = Header { lifetime, creator: creator.clone(), updater: creator };
+        let permissions = permissions_to_bytes(permissions, &own.identity);
+        let header = Header { lifetime, creator: creator.clone(), updater: creator, permissions };
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
         if lifetime != Lifetime::Retained {
             let holder = key::member(self.settings.node, &key);
@@ -167,8 +259,9 @@ impl Node {
             return known.id.clone();
         }
         let id = self.next_name('c');
+        let access = self.header(key).and_then(|header| header.access());
         let context =
-            SharedContext { id: id.clone(), members: BTreeSet::new(), value: None, learnt_at: None };
+            SharedContext { id: id.clone(), members: BTreeSet::new(), value: None, learnt_at: None, access };
         self.contexts.insert(key.clone(), context);
         self.context_ids.insert(id.clone(), key.clone());
         id
@@ -177,8 +270,44 @@ impl Node {
     fn announce_context(&mut self, key: &ContextKey) {
         let Some(context) = self.contexts.get(key) else { return };
         let event = self.added(key, &context.id);
-        for other in self.sessions_of(&key.user) {
+        for other in self.readers(key, context) {
             self.tell(other, event.clone());
+        }
+    }
+
+    /// Returns the sessions here that may see a context.
+    fn readers(&self, key: &ContextKey, context: &SharedContext) -> Vec<SessionId> {
+        let mut readers = self.sessions_of(&key.user);
+        readers.retain(|id| self.sessions.get(id).is_some_and(|session| context.may_read(session)));
+        readers
+    }
+
+    /// Takes over who may see a context after its header has changed: two apps that created it at the same
+    /// moment may have wanted different things.
+    fn access_changed(&mut self, key: &ContextKey, header: &Header) {
+        let Some(context) = self.contexts.get_mut(key) else { return };
+        let (old, new) = (context.access.take(), header.access());
+        context.access.clone_from(&new);
+        if old.is_none() && new.is_none() {
+            return;
+        }
+        let id = context.id.clone();
+        let may_read = |access: &Option<Access>, session: &Session| {
+            access.as_ref().is_none_or(|access| access.may_read(session))
+        };
+        for session in self.sessions_of(&key.user) {
+            let Some(own) = self.sessions.get(&session) else { continue };
+            match (may_read(&old, own), may_read(&new, own)) {
+                (true, false) => {
+                    self.remove_member(session, key);
+                    self.tell(
+                        session,
+                        Event::ContextDestroyed { context: id.clone(), cause: Cause::Destroyed },
+                    );
+                }
+                (false, true) => self.tell(session, self.added(key, &id)),
+                _ => {}
+            }
         }
     }
 
@@ -227,14 +356,14 @@ impl Node {
     }
 
     pub(crate) fn subscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
-        match self.find_context(session, id) {
+        match self.find_context(session, id, SharedContext::may_read) {
             Ok(key) => self.enter(session, request, &key),
             Err(reason) => self.refuse(session, request, reason),
         }
     }
 
     pub(crate) fn unsubscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
-        match self.find_context(session, id) {
+        match self.find_context(session, id, |_, _| true) {
             Ok(key) => {
                 self.remove_member(session, &key);
                 self.done(session, request);
@@ -244,7 +373,8 @@ impl Node {
     }
 
     pub(crate) fn update_context(&mut self, session: SessionId, request: Request, id: &Text, delta: Json) {
-        let (key, parsed) = match self.find_context(session, id).and_then(|key| {
+        let found = self.find_context(session, id, SharedContext::may_write);
+        let (key, parsed) = match found.and_then(|key| {
             let parsed =
                 Delta::parse(&delta).map_err(|problem| Reason::BadDelta { problem: problem.into() })?;
             self.room_for(1, delta.len())?;
@@ -282,7 +412,7 @@ impl Node {
     }
 
     pub(crate) fn destroy_context(&mut self, session: SessionId, request: Request, id: &Text) {
-        let key = match self.find_context(session, id) {
+        let key = match self.find_context(session, id, SharedContext::may_write) {
             Ok(key) => key,
             Err(reason) => return self.refuse(session, request, reason),
         };
@@ -297,10 +427,20 @@ impl Node {
     }
 
     /// Finds a context by the id this node gave it. Another user's is as unknown as none.
-    fn find_context(&self, session: SessionId, id: &Text) -> Result<ContextKey, Reason> {
+    fn find_context(
+        &self,
+        session: SessionId,
+        id: &Text,
+        allowed: impl Fn(&SharedContext, &Session) -> bool,
+    ) -> Result<ContextKey, Reason> {
         let own = self.sessions.get(&session).ok_or(Reason::NotAttached)?;
         let found = self.context_ids.get(id).filter(|key| key.user == own.user);
-        found.cloned().ok_or_else(|| Reason::UnknownContext { context: id.detached() })
+        let found = found.and_then(|key| Some((key, self.contexts.get(key)?)));
+        match found {
+            Some((key, context)) if allowed(context, own) => Ok(key.clone()),
+            Some(_) => Err(Reason::NotAuthorized),
+            None => Err(Reason::UnknownContext { context: id.detached() }),
+        }
     }
 
     fn destroy(&mut self, key: &ContextKey, cause: &Cause) {
@@ -310,6 +450,7 @@ impl Node {
 
     fn forget_context(&mut self, key: &ContextKey, cause: &Cause) {
         let Some(gone) = self.contexts.remove(key) else { return };
+        let told = self.readers(key, &gone);
         self.context_ids.remove(&gone.id);
         self.publish_hold(key);
         for member in gone.members {
@@ -317,7 +458,7 @@ impl Node {
                 session.contexts.remove(key);
             }
         }
-        for session in self.sessions_of(&key.user) {
+        for session in told {
             self.tell(session, Event::ContextDestroyed { context: gone.id.clone(), cause: cause.clone() });
         }
     }
@@ -403,6 +544,7 @@ impl Node {
                     self.announce_context(&key);
                 }
                 (Some(header), true) => {
+                    self.access_changed(&key, &header);
                     if touched.content {
                         let before = before.and_then(|views| views.get(&key)).filter(|_| !touched.whole);
                         self.context_changed(&key, &header, before);

@@ -13,7 +13,7 @@
 //!
 //! A path is a byte prefix of everything below it, so "all below" is one range of an ordered map. The
 //! last byte 0xfe marks the second register of a path; see [`content`](crate::content).
-//! A user is written `=name`, or empty for an app without one.
+//! A user is written `=name`, or empty for an app without one; `*` stands for the services.
 
 use bytes::Bytes;
 use mesh_model::{Key as Segment, NodeId, Text};
@@ -61,6 +61,11 @@ pub(crate) struct UserKey(pub(crate) Bytes);
 impl UserKey {
     pub(crate) fn new(user: Option<&Text>) -> Self {
         Self(user.map_or_else(Bytes::new, |user| [b"=", user.as_bytes().as_ref()].concat().into()))
+    }
+
+    /// Returns the partition of those that serve all users.
+    pub(crate) const fn services() -> Self {
+        Self(Bytes::from_static(b"*"))
     }
 
     pub(crate) fn user(&self) -> Option<Text> {

@@ -18,8 +18,10 @@ mod io;
 mod key;
 mod link;
 mod node;
+mod party;
 mod registry;
 mod replica;
+mod restriction;
 mod session;
 mod stream;
 #[cfg(test)]

@@ -17,7 +17,9 @@ use mesh_model::{
 use crate::content::Write;
 use crate::key::{self, Subject, UserKey};
 use crate::node::Node;
+use crate::party::Party;
 use crate::replica::{Changes, covers_all, join};
+use crate::session::parse_restriction;
 use crate::{Notice, Output};
 
 /// The one version of the mesh protocol so far.
@@ -290,9 +292,23 @@ impl Node {
             LinkMessage::SubscriptionEnd { id, cause } => self.remote_subscription_ended(peer, id, cause),
             LinkMessage::Unsubscribe { id, cause } => self.unsubscribed(peer, id, &cause),
             LinkMessage::SubscriptionsHeld { ids } => self.subscriptions_held(peer, &ids),
-            LinkMessage::Publish { user, topic, routing_key, target, publisher, data, .. } => {
+            LinkMessage::Publish {
+                user,
+                service,
+                restriction,
+                topic,
+                routing_key,
+                target,
+                publisher,
+                data,
+                ..
+            } => {
+                // What cannot be understood is for nobody: it may be what its app wanted hidden.
+                let Ok(restriction) = parse_restriction(restriction.as_ref()) else { return };
                 let user = UserKey::new(user.as_ref());
-                self.deliver(&user, &topic, routing_key.as_ref(), target.as_ref(), &publisher, &data);
+                let (identity, restriction) = (&publisher, restriction.as_ref());
+                let from = Party { user: &user, service, identity, restriction };
+                self.deliver(from, &topic, routing_key.as_ref(), target.as_ref(), &data);
             }
             LinkMessage::Hello { .. }
             | LinkMessage::Welcome { .. }

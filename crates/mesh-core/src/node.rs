@@ -90,6 +90,8 @@ pub struct Node {
     pub(crate) instances: BTreeMap<Text, SessionId>,
     /// The sessions by user. One entry per session.
     pub(crate) by_user: BTreeMap<UserKey, BTreeSet<SessionId>>,
+    /// Those that serve all users.
+    pub(crate) services: BTreeSet<SessionId>,
     /// The sessions by their whole identity, for those that brought their own instance name.
     pub(crate) by_identity: BTreeMap<Json, SessionId>,
 
@@ -140,6 +142,7 @@ impl Node {
             sessions: BTreeMap::new(),
             instances: BTreeMap::new(),
             by_user: BTreeMap::new(),
+            services: BTreeSet::new(),
             by_identity: BTreeMap::new(),
             nodes: BTreeMap::new(),
             remote: BTreeMap::new(),
@@ -200,8 +203,8 @@ impl Node {
     }
 
     fn command(&mut self, session: SessionId, command: Command) {
-        if let Command::Attach { request, identity, user, login } = command {
-            return self.attach(session, request, &identity, user, login);
+        if let Command::Attach { request, identity, user, login, service } = command {
+            return self.attach(session, request, &identity, user, login, service);
         }
         if !self.sessions.contains_key(&session) {
             // Without a session there is nobody to answer; the adapter has said so already.
@@ -209,7 +212,9 @@ impl Node {
         }
         match command {
             Command::Attach { .. } => {}
-            Command::Join { request, area } => self.join(session, request, area),
+            Command::Join { request, area, restrictions } => {
+                self.join(session, request, area, restrictions.as_ref());
+            }
             Command::Leave { request, area, words } => self.leave(session, request, area, words),
             Command::Register { request, methods } => self.register(session, request, methods),
             Command::Unregister { request, methods } => self.unregister(session, request, methods),
@@ -234,8 +239,8 @@ impl Node {
             Command::PushTo { subscription, data, sequence, snapshot } => {
                 self.push_to(session, subscription, data, sequence, snapshot);
             }
-            Command::CreateContext { request, name, data, lifetime } => {
-                self.create_context(session, request, name, data, lifetime);
+            Command::CreateContext { request, name, data, lifetime, permissions } => {
+                self.create_context(session, request, name, data, lifetime, &permissions);
             }
             Command::SubscribeContext { request, context } => {
                 self.subscribe_context(session, request, &context)

@@ -13,7 +13,9 @@ use crate::Output;
 use crate::content::Write;
 use crate::key::{self, Subject, UserKey};
 use crate::node::Node;
-use crate::session::{Method, is_object};
+use crate::party::Party;
+use crate::restriction::Restriction;
+use crate::session::{InstanceRecord, parse_restriction};
 
 /// Another node of the domain.
 #[derive(Debug)]
@@ -30,13 +32,42 @@ pub(crate) struct RemoteNode {
     pub(crate) instances: BTreeSet<Text>,
 }
 
+/// A method as its provider registered it.
+#[derive(Clone, Debug)]
+pub(crate) struct Method {
+    pub(crate) definition: Json,
+    pub(crate) name: Text,
+    restriction: Option<Restriction>,
+}
+
+impl Method {
+    /// Returns whether a provider offers it to somebody else.
+    pub(crate) fn is_for(&self, provider: &Json, consumer: &Json) -> bool {
+        self.restriction.as_ref().is_none_or(|restriction| restriction.holds(provider, consumer))
+    }
+}
+
+/// Returns the definitions that a consumer may see.
+pub(crate) fn definitions_for<'a>(
+    methods: impl Iterator<Item = &'a Method>,
+    provider: &Json,
+    consumer: &Json,
+) -> Vec<Json> {
+    methods
+        .filter(|method| method.is_for(provider, consumer))
+        .map(|method| method.definition.clone())
+        .collect()
+}
+
 /// An application instance on another node.
 #[derive(Debug)]
 pub(crate) struct RemoteInstance {
     pub(crate) node: NodeId,
     pub(crate) user: UserKey,
+    service: bool,
+    restriction: Option<Restriction>,
     pub(crate) identity: Json,
-    pub(crate) methods: BTreeMap<Json, Json>,
+    pub(crate) methods: BTreeMap<Json, Method>,
     /// Whether its owner has withdrawn it, and it only stays until what hangs on it has ended.
     pub(crate) leaving: bool,
 }
@@ -69,11 +100,9 @@ impl Node {
         }
         let mut parsed = Vec::with_capacity(methods.len());
         for definition in methods {
-            match method_of(&definition) {
-                Ok((id, name)) => parsed.push((id, Method { definition: definition.detached(), name })),
-                Err(problem) => {
-                    return self.refuse(session, request, Reason::BadMethod { problem: problem.into() });
-                }
+            match method_of(definition) {
+                Ok((id, method)) => parsed.push((id, method)),
+                Err(reason) => return self.refuse(session, request, reason),
             }
         }
         let bytes = parsed.iter().map(|(_, method)| method.definition.len()).sum();
@@ -89,13 +118,13 @@ impl Node {
         let step = step.collect();
         self.write(step);
         let definitions: Vec<Json> = parsed.iter().map(|(_, method)| method.definition.clone()).collect();
+        let added: BTreeMap<Json, Method> = parsed.iter().cloned().collect();
         let Some(own) = self.sessions.get_mut(&session) else { return };
+        let identity = own.identity.clone();
+        let replaced = added.keys().filter_map(|id| Some((id.clone(), own.methods.remove(id)?))).collect();
         own.methods.extend(parsed);
-        if !definitions.is_empty() {
-            for other in self.interop_neighbours(session) {
-                let (server, methods) = (server.clone(), definitions.clone());
-                self.tell(other, Event::MethodsAdded { server, methods, local: true });
-            }
+        for other in self.interop_neighbours(session) {
+            self.tell_changed(other, &server, &identity, &replaced, &added, true);
         }
         // A client learns its own methods from its gateway only, so this is sent even when empty.
         self.tell(session, Event::MethodsAdded { server, methods: definitions, local: true });
@@ -109,9 +138,9 @@ impl Node {
             return self.refuse(session, request, Reason::NotRegistered { method });
         }
         let server = own.instance.clone();
-        for id in &ids {
-            own.methods.remove(id);
-        }
+        let identity = own.identity.clone();
+        let removed: BTreeMap<Json, Method> =
+            ids.iter().filter_map(|id| Some((id.clone(), own.methods.remove(id)?))).collect();
         self.end_interests_in(session, &ids);
         let node = self.settings.node;
         self.write(
@@ -119,20 +148,55 @@ impl Node {
                 .map(|id| Write { key: key::method(node, &server, id.as_bytes()), value: None })
                 .collect(),
         );
-        let mut told = self.interop_neighbours(session);
-        told.push(session);
-        for other in told {
-            self.tell(other, Event::MethodsRemoved { server: server.clone(), methods: ids.clone() });
+        for other in self.interop_neighbours(session) {
+            self.tell_removed(other, &server, &identity, &removed);
         }
+        self.tell(session, Event::MethodsRemoved { server, methods: ids });
         self.done(session, request);
     }
 
+    /// Tells a session that a provider it sees offers some methods no longer, as far as it knew them.
+    pub(crate) fn tell_removed(
+        &mut self,
+        session: SessionId,
+        server: &Text,
+        provider: &Json,
+        methods: &BTreeMap<Json, Method>,
+    ) {
+        self.tell_changed(session, server, provider, methods, &BTreeMap::new(), true);
+    }
+
+    /// Tells a session what a provider it sees withdraws and what it offers instead. What is offered again
+    /// under the same id is not withdrawn before, unless this session may not see it any more.
+    fn tell_changed(
+        &mut self,
+        session: SessionId,
+        server: &Text,
+        provider: &Json,
+        old: &BTreeMap<Json, Method>,
+        new: &BTreeMap<Json, Method>,
+        local: bool,
+    ) {
+        let Some(consumer) = self.sessions.get(&session).map(|own| own.identity.clone()) else { return };
+        let sees = |method: &Method| method.is_for(provider, &consumer);
+        let removed = old.iter().filter(|(id, was)| sees(was) && !new.get(id).is_some_and(sees));
+        let removed: Vec<Json> = removed.map(|(id, _)| id.clone()).collect();
+        let added = definitions_for(new.values(), provider, &consumer);
+        if !removed.is_empty() {
+            self.tell(session, Event::MethodsRemoved { server: server.clone(), methods: removed });
+        }
+        if !added.is_empty() {
+            self.tell(session, Event::MethodsAdded { server: server.clone(), methods: added, local });
+        }
+    }
+
     /// Shows a session that has just joined what the other nodes offer its user.
-    pub(crate) fn announce_remote_to(&mut self, session: SessionId, user: &UserKey) {
+    pub(crate) fn announce_remote_to(&mut self, session: SessionId) {
+        let Some(own) = self.sessions.get(&session) else { return };
         let mut events = Vec::new();
         for (instance, row) in &self.remote {
-            if row.user == *user && self.nodes.get(&row.node).is_some_and(|node| node.shown) {
-                row.announce(instance, |event| events.push(event));
+            if row.party().sees(own.party()) && self.nodes.get(&row.node).is_some_and(|node| node.shown) {
+                row.announce(instance, &own.identity, |event| events.push(event));
             }
         }
         for event in events {
@@ -247,12 +311,7 @@ impl Node {
         let shown = self.nodes.get(&node).is_some_and(|known| known.shown);
         let linked = self.link_to(node).is_some();
         let value = self.replica.get(&key::instance(node, instance)).and_then(|entry| entry.value.clone());
-        let parsed = value.and_then(|value| {
-            let end = value.iter().position(|byte| *byte == key::END)?;
-            let identity = Json::parse(value.slice(end + 1..)).ok().filter(is_object)?;
-            Some((UserKey(value.slice(..end)), identity))
-        });
-        let Some((user, identity)) = parsed else {
+        let Some(record) = value.as_ref().and_then(InstanceRecord::parse) else {
             if linked && self.hangs_on(instance) {
                 if let Some(row) = self.remote.get_mut(instance) {
                     row.leaving = true;
@@ -276,13 +335,12 @@ impl Node {
         let mut methods = BTreeMap::new();
         for (key, entry) in self.replica.below(prefix) {
             let Some(value) = &entry.value else { continue };
-            let (Some(Subject::Method { id, .. }), Ok(definition)) =
-                (key::parse(key), Json::parse(value.clone()))
-            else {
-                continue;
-            };
-            if let Ok(id) = Json::parse(id) {
-                methods.insert(id, definition);
+            // What cannot be understood is not shown, least of all a restriction.
+            let definition = Json::parse(value.clone()).ok();
+            if let Some(Ok((id, method))) = definition.map(method_of)
+                && matches!(key::parse(key), Some(Subject::Method { id: named, .. }) if named == *id.as_bytes())
+            {
+                methods.insert(id, method);
             }
         }
         if self.instances.contains_key(instance) {
@@ -291,9 +349,9 @@ impl Node {
         let new = !self.remote.contains_key(instance);
         let mut waits = false;
         if linked && let Some(row) = self.remote.get(instance) {
-            for (id, definition) in &row.methods {
+            for (id, method) in &row.methods {
                 if !methods.contains_key(id) && self.is_subscribed_to(instance, id) {
-                    methods.insert(id.clone(), definition.clone());
+                    methods.insert(id.clone(), method.clone());
                     waits = true;
                 }
             }
@@ -303,27 +361,26 @@ impl Node {
         }
         let row = self.remote.entry(instance.clone()).or_insert_with(|| RemoteInstance {
             node,
-            user,
-            identity,
+            user: record.user,
+            service: record.service,
+            restriction: record.restriction,
+            identity: record.identity,
             methods: BTreeMap::new(),
             leaving: false,
         });
         row.leaving = false;
         let old = std::mem::replace(&mut row.methods, methods);
-        let user = row.user.clone();
         // One that was withdrawn and offered anew between two batches is both: clients keep what they
         // know under an id.
-        let differs = |id: &Json, a: &BTreeMap<Json, Json>, b: &BTreeMap<Json, Json>| a.get(id) != b.get(id);
-        let added: Vec<Json> = row
-            .methods
-            .iter()
-            .filter(|(id, _)| differs(id, &old, &row.methods))
-            .map(|(_, definition)| definition.clone())
-            .collect();
-        let removed: Vec<Json> = old.keys().filter(|id| differs(id, &old, &row.methods)).cloned().collect();
+        let differing = |a: &BTreeMap<Json, Method>, b: &BTreeMap<Json, Method>| -> BTreeMap<Json, Method> {
+            let same =
+                |id: &Json, method: &Method| b.get(id).is_some_and(|m| m.definition == method.definition);
+            a.iter().filter(|(id, m)| !same(id, m)).map(|(id, m)| (id.clone(), m.clone())).collect()
+        };
+        let (added, removed) = (differing(&row.methods, &old), differing(&old, &row.methods));
         self.know_node(node, Incarnation(0), Text::default()).instances.insert(instance.clone());
         if !linked {
-            for id in &removed {
+            for id in removed.keys() {
                 self.end_subscriptions_to(instance, Some(id));
             }
         }
@@ -333,70 +390,73 @@ impl Node {
         if new {
             return self.announce_row(instance);
         }
-        for session in self.interop_sessions(&user) {
-            if !removed.is_empty() {
-                let (server, methods) = (instance.clone(), removed.clone());
-                self.tell(session, Event::MethodsRemoved { server, methods });
-            }
-            if !added.is_empty() {
-                let (server, methods) = (instance.clone(), added.clone());
-                self.tell(session, Event::MethodsAdded { server, methods, local: false });
-            }
+        let Some(row) = self.remote.get(instance) else { return };
+        let identity = row.identity.clone();
+        for session in self.interop_sessions(row.party()) {
+            self.tell_changed(session, instance, &identity, &removed, &BTreeMap::new(), false);
+            self.tell_changed(session, instance, &identity, &BTreeMap::new(), &added, false);
         }
     }
 
     fn announce_row(&mut self, instance: &Text) {
         let Some(row) = self.remote.get(instance) else { return };
         let mut events = Vec::new();
-        row.announce(instance, |event| events.push(event));
-        for session in self.interop_sessions(&row.user.clone()) {
-            for event in &events {
-                self.tell(session, event.clone());
-            }
+        for session in self.interop_sessions(row.party()) {
+            let Some(own) = self.sessions.get(&session) else { continue };
+            row.announce(instance, &own.identity, |event| events.push((session, event)));
+        }
+        for (session, event) in events {
+            self.tell(session, event);
         }
     }
 
     fn withdraw_row(&mut self, instance: &Text, cause: &Cause) {
         let Some(row) = self.remote.get(instance) else { return };
-        let (user, ids) = (row.user.clone(), row.methods.keys().cloned().collect::<Vec<_>>());
-        for session in self.interop_sessions(&user) {
-            if !ids.is_empty() {
-                self.tell(session, Event::MethodsRemoved { server: instance.clone(), methods: ids.clone() });
-            }
+        let (identity, methods) = (row.identity.clone(), row.methods.clone());
+        for session in self.interop_sessions(row.party()) {
+            self.tell_removed(session, instance, &identity, &methods);
             self.tell(session, Event::InstanceRemoved { instance: instance.clone(), cause: cause.clone() });
         }
-    }
-
-    fn interop_sessions(&self, user: &UserKey) -> Vec<SessionId> {
-        let sessions = self.sessions_of(user).into_iter();
-        sessions.filter(|session| self.sessions.get(session).is_some_and(|s| s.interop)).collect()
     }
 }
 
 impl RemoteInstance {
-    fn announce(&self, instance: &Text, mut tell: impl FnMut(Event)) {
+    pub(crate) fn party(&self) -> Party<'_> {
+        let restriction = self.restriction.as_ref();
+        Party { user: &self.user, service: self.service, identity: &self.identity, restriction }
+    }
+
+    fn announce(&self, instance: &Text, consumer: &Json, mut tell: impl FnMut(Event)) {
         tell(Event::InstanceAdded {
             instance: instance.clone(),
             identity: self.identity.clone(),
             local: false,
         });
-        if !self.methods.is_empty() {
-            let methods = self.methods.values().cloned().collect();
+        let methods = definitions_for(self.methods.values(), &self.identity, consumer);
+        if !methods.is_empty() {
             tell(Event::MethodsAdded { server: instance.clone(), methods, local: false });
         }
     }
 }
 
-/// Takes id and name out of a definition.
-fn method_of(definition: &Json) -> Result<(Json, Text), &'static str> {
+/// Takes a definition apart: its id, and what this node has to know of it.
+fn method_of(definition: Json) -> Result<(Json, Method), Reason> {
     use mesh_model::limits::NAME_BYTES_MAX;
-    let id = definition.member("id").filter(|id| !id.is_null()).ok_or("it has no `id`")?;
+    let bad = |problem: &'static str| Reason::BadMethod { problem: Text::from_static(problem) };
+    let id = definition.member("id").filter(|id| !id.is_null()).ok_or(bad("it has no `id`"))?;
     if id.len() > NAME_BYTES_MAX {
-        return Err("its `id` is longer than the limit name_bytes_max");
+        return Err(bad("its `id` is longer than the limit name_bytes_max"));
     }
-    let name = definition.member("name").and_then(|name| name.as_text()).ok_or("it has no string `name`")?;
+    let name = definition.member("name").and_then(|name| name.as_text());
+    let name = name.ok_or(bad("it has no string `name`"))?;
     if name.len() > NAME_BYTES_MAX {
-        return Err("its `name` is longer than the limit name_bytes_max");
+        return Err(bad("its `name` is longer than the limit name_bytes_max"));
     }
-    Ok((id.detached(), name.detached()))
+    let restriction = match definition.member("restrictions").filter(|given| !given.is_null()) {
+        None => None,
+        Some(given) => Some(given.as_text().ok_or(bad("its `restrictions` are not a string"))?),
+    };
+    let restriction = parse_restriction(restriction.as_ref())?;
+    let id = id.detached();
+    Ok((id, Method { name: name.detached(), definition: definition.detached(), restriction }))
 }

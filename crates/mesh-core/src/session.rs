@@ -1,16 +1,20 @@
 //! Sessions: one application instance each, and who of them sees whom.
 //!
-//! Two instances see each other when they have the same user and have both joined the interop area,
-//! on this node or on any other that can be reached.
+//! Two instances see each other when they have both joined the interop area, on this node or on any
+//! other that can be reached, and are of the same user; see [`party`](crate::party).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use mesh_model::json;
 use mesh_model::{Area, CallId, Cause, Event, Json, Key, Kind, Reason, Request, SessionId, Text, Words};
 
 use crate::content::Write;
 use crate::key::{self, ContextKey, UserKey};
 use crate::node::Node;
+use crate::party::Party;
+use crate::registry::{Method, definitions_for};
+use crate::restriction::Restriction;
 use crate::{CloseReason, Output};
 
 /// An application's attachment to this node.
@@ -20,8 +24,12 @@ pub(crate) struct Session {
     pub(crate) identity: Json,
     pub(crate) application: Text,
     pub(crate) user: UserKey,
+    /// Whether it serves all users.
+    pub(crate) service: bool,
     pub(crate) interop: bool,
+    interop_restriction: Option<Restriction>,
     pub(crate) bus: bool,
+    bus_restriction: Option<Restriction>,
     /// Its methods by the id it gave them, as JSON text.
     pub(crate) methods: BTreeMap<Json, Method>,
     /// What it is asked to run, by invocation.
@@ -40,11 +48,22 @@ pub(crate) struct Session {
     fixed_identity: Option<Json>,
 }
 
-/// A method as its provider registered it.
-#[derive(Debug)]
-pub(crate) struct Method {
-    pub(crate) definition: Json,
-    pub(crate) name: Text,
+impl Session {
+    /// Returns how it takes part in interop.
+    pub(crate) fn party(&self) -> Party<'_> {
+        let restriction = self.interop_restriction.as_ref();
+        Party { user: &self.user, service: self.service, identity: &self.identity, restriction }
+    }
+
+    /// Returns whose topics its own are among.
+    pub(crate) fn bus_partition(&self) -> UserKey {
+        if self.service { UserKey::services() } else { self.user.clone() }
+    }
+
+    /// Returns how it takes part in the bus.
+    pub(crate) fn bus_party(&self) -> Party<'_> {
+        Party { restriction: self.bus_restriction.as_ref(), ..self.party() }
+    }
 }
 
 impl Node {
@@ -56,6 +75,7 @@ impl Node {
         identity: &Json,
         user: Option<Text>,
         login: Option<Text>,
+        service: bool,
     ) {
         if self.sessions.contains_key(&session) {
             return self.refuse(session, request, Reason::AlreadyAttached);
@@ -112,6 +132,9 @@ impl Node {
         let user = UserKey::new(user.as_ref());
         self.instances.insert(instance.clone(), session);
         self.by_user.entry(user.clone()).or_default().insert(session);
+        if service {
+            self.services.insert(session);
+        }
         if let Some(fixed) = &fixed_identity {
             self.by_identity.insert(fixed.clone(), session);
         }
@@ -120,8 +143,11 @@ impl Node {
             identity: identity.clone(),
             application,
             user: user.clone(),
+            service,
             interop: false,
+            interop_restriction: None,
             bus: false,
+            bus_restriction: None,
             methods: BTreeMap::new(),
             invocations: BTreeSet::new(),
             calls: BTreeSet::new(),
@@ -146,6 +172,7 @@ impl Node {
         self.leave_contexts(session);
         let Some(gone) = self.sessions.remove(&session) else { return };
         self.instances.remove(&gone.instance);
+        self.services.remove(&session);
         if let Some(fixed) = &gone.fixed_identity {
             self.by_identity.remove(fixed);
         }
@@ -157,13 +184,25 @@ impl Node {
         }
     }
 
-    pub(crate) fn join(&mut self, session: SessionId, request: Request, area: Area) {
+    pub(crate) fn join(
+        &mut self,
+        session: SessionId,
+        request: Request,
+        area: Area,
+        restrictions: Option<&Text>,
+    ) {
+        let restriction = match parse_restriction(restrictions) {
+            Ok(restriction) => restriction,
+            Err(reason) => return self.refuse(session, request, reason),
+        };
         let Some(own) = self.sessions.get_mut(&session) else { return };
         match area {
-            Area::Bus => own.bus = true,
+            // Joining again is no new beginning.
+            Area::Bus if own.bus => {}
             Area::Interop if own.interop => {}
+            Area::Bus => (own.bus, own.bus_restriction) = (true, restriction),
             Area::Interop => {
-                own.interop = true;
+                (own.interop, own.interop_restriction) = (true, restriction);
                 self.join_interop(session);
             }
         }
@@ -172,16 +211,14 @@ impl Node {
 
     fn join_interop(&mut self, session: SessionId) {
         let own = &self.sessions[&session];
-        let (instance, identity, user) = (own.instance.clone(), own.identity.clone(), own.user.clone());
-        let mut value = user.0.to_vec();
-        value.push(key::END);
-        value.extend_from_slice(identity.as_bytes());
+        let (instance, identity) = (own.instance.clone(), own.identity.clone());
+        let value = InstanceRecord::of(own).to_bytes();
         let key = key::instance(self.settings.node, &instance);
-        self.write(vec![Write { key, value: Some(value.into()) }]);
+        self.write(vec![Write { key, value: Some(value) }]);
 
         for other in self.interop_neighbours(session) {
             let Some(peer) = self.sessions.get(&other) else { continue };
-            let methods: Vec<Json> = peer.methods.values().map(|method| method.definition.clone()).collect();
+            let methods = definitions_for(peer.methods.values(), &peer.identity, &identity);
             let server = peer.instance.clone();
             self.tell(
                 session,
@@ -197,7 +234,7 @@ impl Node {
             let (instance, identity) = (instance.clone(), identity.clone());
             self.tell(other, Event::InstanceAdded { instance, identity, local: true });
         }
-        self.announce_remote_to(session, &user);
+        self.announce_remote_to(session);
     }
 
     pub(crate) fn leave(&mut self, session: SessionId, request: Request, area: Area, words: Words) {
@@ -221,19 +258,17 @@ impl Node {
         self.end_interests_of(session);
         let neighbours = self.interop_neighbours(session);
         let Some(own) = self.sessions.get_mut(&session) else { return };
-        let instance = own.instance.clone();
-        let ids: Vec<Json> = std::mem::take(&mut own.methods).into_keys().collect();
+        let (instance, identity) = (own.instance.clone(), own.identity.clone());
+        let methods = std::mem::take(&mut own.methods);
         let node = self.settings.node;
-        let mut step: Vec<Write> = ids
-            .iter()
+        let mut step: Vec<Write> = methods
+            .keys()
             .map(|id| Write { key: key::method(node, &instance, id.as_bytes()), value: None })
             .collect();
         step.push(Write { key: key::instance(node, &instance), value: None });
         self.write(step);
         for other in neighbours {
-            if !ids.is_empty() {
-                self.tell(other, Event::MethodsRemoved { server: instance.clone(), methods: ids.clone() });
-            }
+            self.tell_removed(other, &instance, &identity, &methods);
             self.tell(other, Event::InstanceRemoved { instance: instance.clone(), cause: cause.clone() });
         }
     }
@@ -241,11 +276,75 @@ impl Node {
     /// Returns the other sessions of this node that a session sees.
     pub(crate) fn interop_neighbours(&self, session: SessionId) -> Vec<SessionId> {
         let Some(own) = self.sessions.get(&session) else { return Vec::new() };
-        let of_user = self.by_user.get(&own.user).into_iter().flatten().copied();
-        of_user
-            .filter(|other| *other != session && self.sessions.get(other).is_some_and(|s| s.interop))
-            .collect()
+        let mut others = self.interop_sessions(own.party());
+        others.retain(|other| *other != session);
+        others
     }
+
+    /// Returns the sessions of this node that see a peer.
+    pub(crate) fn interop_sessions(&self, peer: Party<'_>) -> Vec<SessionId> {
+        let sees = |id: &SessionId| {
+            self.sessions.get(id).is_some_and(|session| session.interop && session.party().sees(peer))
+        };
+        if peer.service {
+            return self.sessions.keys().copied().filter(sees).collect();
+        }
+        let of_user = self.by_user.get(peer.user).into_iter().flatten();
+        let services =
+            self.services.iter().filter(|id| self.sessions.get(id).is_some_and(|s| s.user != *peer.user));
+        of_user.chain(services).copied().filter(sees).collect()
+    }
+}
+
+/// What other nodes are told of an instance that takes part in interop.
+#[derive(Debug)]
+pub(crate) struct InstanceRecord {
+    pub(crate) user: UserKey,
+    pub(crate) service: bool,
+    pub(crate) restriction: Option<Restriction>,
+    pub(crate) identity: Json,
+}
+
+impl InstanceRecord {
+    fn of(session: &Session) -> Self {
+        Self {
+            user: session.user.clone(),
+            service: session.service,
+            restriction: session.interop_restriction.clone(),
+            identity: session.identity.clone(),
+        }
+    }
+
+    fn to_bytes(&self) -> Bytes {
+        let restriction = self.restriction.as_ref().map_or("", |restriction| restriction.text());
+        let flags: &[u8] = if self.service { b"s" } else { b"" };
+        let fields = [&self.user.0[..], flags, restriction.as_bytes()];
+        let mut out = Vec::new();
+        for field in fields {
+            out.extend_from_slice(field);
+            out.push(key::END);
+        }
+        out.extend_from_slice(self.identity.as_bytes());
+        out.into()
+    }
+
+    /// Understands another node's record. One with a restriction that cannot be understood is none: nobody
+    /// shall see what its app wanted hidden.
+    pub(crate) fn parse(value: &Bytes) -> Option<Self> {
+        let mut fields = value.splitn(4, |byte| *byte == key::END).map(|field| value.slice_ref(field));
+        let user = UserKey(fields.next()?);
+        let service = fields.next()?.contains(&b's');
+        let restriction = Restriction::parse(std::str::from_utf8(&fields.next()?).ok()?).ok()?;
+        let identity = Json::parse(fields.next()?).ok().filter(is_object)?;
+        Some(Self { user, service, restriction, identity })
+    }
+}
+
+/// Parses a restriction that an application gave.
+pub(crate) fn parse_restriction(expression: Option<&Text>) -> Result<Option<Restriction>, Reason> {
+    let Some(expression) = expression else { return Ok(None) };
+    Restriction::parse(expression)
+        .map_err(|problem| Reason::BadRestriction { expression: expression.clone(), problem: problem.into() })
 }
 
 /// Returns whether a value is an object; what is not cannot be an identity or a definition.

@@ -6,3 +6,4 @@
 mod merge;
 mod mesh;
 mod node;
+mod visibility;

@@ -4,6 +4,7 @@ use mesh_model::{Incarnation, NodeId, Text};
 
 use crate::key::UserKey;
 use crate::node::Node;
+use crate::registry::Method;
 
 /// A node at a glance.
 #[derive(Clone, Debug)]
@@ -179,7 +180,7 @@ impl Node {
             let Some(node) = self.nodes.get(&row.node).filter(|node| node.shown) else { continue };
             let application =
                 row.identity.member("application").and_then(|v| v.as_text()).unwrap_or_default();
-            for definition in row.methods.values() {
+            for Method { definition, .. } in row.methods.values() {
                 all.push(view(instance, application.clone(), node.name.clone(), false, definition));
             }
         }

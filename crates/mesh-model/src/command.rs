@@ -82,6 +82,16 @@ pub enum Lifetime {
     RefCounted,
 }
 
+/// Who may do what with a shared context beside its creator, as restriction expressions; everybody of its
+/// user if absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Who may see it. Whoever may change it by an expression may see it too.
+    pub read: Option<Text>,
+    /// Who may change it.
+    pub write: Option<Text>,
+}
+
 /// What a session asks of its node.
 ///
 /// Each command with a [`Request`] is answered exactly once, and the others never are; but `Fail` and
@@ -90,9 +100,9 @@ pub enum Lifetime {
 #[expect(missing_docs, reason = "fields are named after the protocol's; the variants tell the meaning")]
 pub enum Command {
     /// Become a session, under a user's name that the adapter has verified.
-    Attach { request: Request, identity: Json, user: Option<Text>, login: Option<Text> },
-    /// Take part in an area: its announcements, then `Done`.
-    Join { request: Request, area: Area },
+    Attach { request: Request, identity: Json, user: Option<Text>, login: Option<Text>, service: bool },
+    /// Take part in an area: its announcements, then `Done`. Only with peers that fulfil `restrictions`.
+    Join { request: Request, area: Area, restrictions: Option<Text> },
     /// Take no part any more.
     Leave { request: Request, area: Area, words: Words },
 
@@ -121,7 +131,13 @@ pub enum Command {
     PushTo { subscription: u64, data: Json, sequence: Option<Json>, snapshot: Option<Json> },
 
     /// Create a shared context, or subscribe to the one of that name.
-    CreateContext { request: Request, name: Text, data: Option<Json>, lifetime: Lifetime },
+    CreateContext {
+        request: Request,
+        name: Text,
+        data: Option<Json>,
+        lifetime: Lifetime,
+        permissions: Permissions,
+    },
     /// Receive its value and then its changes.
     SubscribeContext { request: Request, context: Text },
     /// Receive no more changes.

@@ -17,7 +17,7 @@ mod text;
 mod time;
 pub mod trace;
 
-pub use command::{Answer, Area, Arguments, Command, Lifetime, Request, Words};
+pub use command::{Answer, Area, Arguments, Command, Lifetime, Permissions, Request, Words};
 pub use event::{CallFailure, Cause, Event, Outcome};
 pub use id::*;
 pub use json::{Json, JsonError, Key, Kind};

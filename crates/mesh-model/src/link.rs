@@ -98,6 +98,10 @@ pub enum LinkMessage {
     Publish {
         domain: DomainId,
         user: Option<Text>,
+        /// Whether the publisher serves all users.
+        service: bool,
+        /// What the publisher asks of receivers' identities.
+        restriction: Option<Text>,
         topic: Text,
         routing_key: Option<Text>,
         target: Option<Json>,

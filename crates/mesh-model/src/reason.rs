@@ -24,6 +24,8 @@ pub enum Reason {
     InvalidSubscription,
     #[error("Unable to find context with id {context}")]
     UnknownContext { context: Text },
+    #[error("bad restriction `{expression}`: {problem}")]
+    BadRestriction { expression: Text, problem: Text },
     #[error("this peer may not do that with this context")]
     NotAuthorized,
     #[error("bad delta: {problem}")]

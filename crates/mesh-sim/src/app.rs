@@ -156,7 +156,10 @@ impl World {
         let user = self.apps[app].user;
         let request = self.apps[app].request(Pending::Attach);
         let identity = to_json(&json!({ "application": format!("app-{user}"), "user": "somebody else" }));
-        self.command(app, Command::Attach { request, identity, user: Some(user.into()), login: None });
+        self.command(
+            app,
+            Command::Attach { request, identity, user: Some(user.into()), login: None, service: false },
+        );
     }
 
     fn wrong(&mut self, app: usize, what: &str) {

@@ -87,6 +87,7 @@ impl World {
                     identity: mesh_model::Json::from_static("{}"),
                     user: Some(user.into()),
                     login: None,
+                    service: false,
                 };
                 let mut names = Vec::new();
                 for event in self.ask(host, Input::Session { session, command: attach }) {

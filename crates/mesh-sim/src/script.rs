@@ -1,6 +1,6 @@
 //! What applications do, at random.
 
-use mesh_model::{Area, Arguments, Command, Json, Lifetime, Text, Words};
+use mesh_model::{Area, Arguments, Command, Json, Lifetime, Permissions, Text, Words};
 use serde_json::json;
 
 use crate::app::{CallRecord, Pending};
@@ -42,7 +42,7 @@ impl World {
             if !self.apps[app].pending.values().any(|p| matches!(p, Pending::Join { .. })) {
                 for (area, bus) in [(Area::Interop, false), (Area::Bus, true)] {
                     let request = self.apps[app].request(Pending::Join { bus });
-                    self.command(app, Command::Join { request, area });
+                    self.command(app, Command::Join { request, area, restrictions: None });
                 }
             }
             return;
@@ -70,7 +70,7 @@ impl World {
                 self.command(app, Command::Leave { request, area, words: Words::default() });
                 if bus {
                     let request = self.apps[app].request(Pending::Join { bus });
-                    self.command(app, Command::Join { request, area });
+                    self.command(app, Command::Join { request, area, restrictions: None });
                 }
             }
             97 if self.rng.chance(60) => self.close_app(app),
@@ -235,7 +235,10 @@ impl World {
             let data = object(&mut self.rng, user, 2);
             let request = self.apps[app].request(Pending::Create(data.clone()));
             let (name, data) = (name.into(), Some(to_json(&data)));
-            return self.command(app, Command::CreateContext { request, name, data, lifetime });
+            return self.command(
+                app,
+                Command::CreateContext { request, name, data, lifetime, permissions: Permissions::default() },
+            );
         }
         let known: Vec<Text> = self.apps[app].contexts.keys().cloned().collect();
         let Some(context) = self.rng.pick(&known).cloned() else { return };

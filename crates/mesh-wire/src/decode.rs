@@ -170,6 +170,8 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             LinkMessage::Publish {
                 domain: fields.must(b'd', Reader::domain)?,
                 user: fields.get(b'u', Reader::text)?,
+                service: fields.or_default(b's', Reader::uint)? != 0,
+                restriction: fields.get(b'c', Reader::text)?,
                 topic: fields.must(b't', Reader::text)?,
                 routing_key: fields.get(b'r', Reader::text)?,
                 target: fields.get(b'f', Reader::json)?,

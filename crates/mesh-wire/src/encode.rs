@@ -145,13 +145,26 @@ pub fn encode(message: &LinkMessage) -> Bytes {
                 }
             }
         }
-        LinkMessage::Publish { domain, user, topic, routing_key, target, publisher, data, after } => {
+        LinkMessage::Publish {
+            domain,
+            user,
+            service,
+            restriction,
+            topic,
+            routing_key,
+            target,
+            publisher,
+            data,
+            after,
+        } => {
             out = with(message::PUB, topic.len() + publisher.len() + data.len());
             out.bin(b'd', &domain.0);
             out.text(b't', topic);
             out.json(b'p', publisher);
             out.json(b'b', data);
             out.text_if(b'u', user.as_ref());
+            out.uint_if(b's', u64::from(*service));
+            out.text_if(b'c', restriction.as_ref());
             out.text_if(b'r', routing_key.as_ref());
             out.json_if(b'f', target.as_ref());
             out.uint_if(b'a', *after);

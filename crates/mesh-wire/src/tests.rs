@@ -181,6 +181,8 @@ fn examples() -> Vec<LinkMessage> {
         LinkMessage::Publish {
             domain: DOMAIN,
             user: Some("u".into()),
+            service: true,
+            restriction: Some("$user".into()),
             topic: "a.b".into(),
             routing_key: Some("k".into()),
             target: Some(json("{}")),
@@ -191,6 +193,8 @@ fn examples() -> Vec<LinkMessage> {
         LinkMessage::Publish {
             domain: DOMAIN,
             user: None,
+            service: false,
+            restriction: None,
             topic: "t".into(),
             routing_key: None,
             target: None,
@@ -354,10 +358,29 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
         (call(), cause()).prop_map(|(id, cause)| LinkMessage::SubscriptionEnd { id, cause }),
         (call(), cause()).prop_map(|(id, cause)| LinkMessage::Unsubscribe { id, cause }),
         vec(call(), 0..400).prop_map(|ids| LinkMessage::SubscriptionsHeld { ids }),
-        (domain(), option::of(text()), text(), option::of(text()), maybe(), json(), json(), number())
-            .prop_map(|(domain, user, topic, routing_key, target, publisher, data, after)| {
-                LinkMessage::Publish { domain, user, topic, routing_key, target, publisher, data, after }
-            }),
+        (
+            (domain(), option::of(text()), any::<bool>(), option::of(text())),
+            (text(), option::of(text()), maybe(), json(), json(), number()),
+        )
+            .prop_map(
+                |(
+                    (domain, user, service, restriction),
+                    (topic, routing_key, target, publisher, data, after),
+                )| {
+                    LinkMessage::Publish {
+                        domain,
+                        user,
+                        service,
+                        restriction,
+                        topic,
+                        routing_key,
+                        target,
+                        publisher,
+                        data,
+                        after,
+                    }
+                },
+            ),
     ];
     prop_oneof![control, replication, calls]
 }

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use mesh_model::json::members;
-use mesh_model::{Area, Arguments, Command, Json, JsonError, Key, Lifetime, Request, SessionId, Text, Words};
+use mesh_model::{
+    Area, Arguments, Command, Json, JsonError, Key, Lifetime, Permissions, Request, SessionId, Text, Words,
+};
 
 use crate::encode::ErrorFrame;
 use crate::message::{Connection, Domain};
@@ -100,8 +102,15 @@ impl Fields {
         self.text(name)?.strip_prefix("r-")?.parse().ok()
     }
 
-    fn present(&self, name: &str) -> bool {
-        self.text(name).is_some_and(|text| !text.is_empty())
+    /// A restriction expression; an empty one is none.
+    fn condition(&self, name: &str, domain: Domain) -> Result<Option<Text>, Problem> {
+        match self.some(name) {
+            None => Ok(None),
+            Some(value) => match value.as_text() {
+                Some(text) => Ok(Some(text.detached()).filter(|text| !text.is_empty())),
+                None => Err(Problem::new(domain, "errors.failure", &format!("`{name}` must be a string"))),
+            },
+        }
     }
 }
 
@@ -200,13 +209,6 @@ impl Connection {
             (Domain::Global, "join" | "leave") => return self.membership(kind, session, request, fields),
             (Domain::Global, "create-token") => return Ok(Incoming::CreateToken { session, request }),
             (Domain::Global | Domain::Context, "create-context") => {
-                for name in ["read_permissions", "write_permissions"] {
-                    if fields.present(name) {
-                        return Err(failure(&format!(
-                            "`{name}` is not supported by this version of deskmesh"
-                        )));
-                    }
-                }
                 let lifetime = match fields.text("lifetime").as_deref() {
                     Some("retained") => Lifetime::Retained,
                     Some("ownership") => Lifetime::Ownership,
@@ -221,6 +223,10 @@ impl Connection {
                     name: need_text("name")?,
                     data: fields.some("data"),
                     lifetime,
+                    permissions: Permissions {
+                        read: fields.condition("read_permissions", domain)?,
+                        write: fields.condition("write_permissions", domain)?,
+                    },
                 }
             }
             (Domain::Global | Domain::Context, _) => {
@@ -232,21 +238,7 @@ impl Connection {
                     _ => Command::UpdateContext { request, context, delta: need("delta")? },
                 }
             }
-            (Domain::Agm, "register") => {
-                let methods = list("methods")?;
-                let restricted = |method: &Json| {
-                    method
-                        .member("restrictions")
-                        .and_then(|r| r.as_text())
-                        .is_some_and(|text| !text.is_empty())
-                };
-                if methods.iter().any(restricted) {
-                    return Err(failure(
-                        "method `restrictions` are not supported by this version of deskmesh",
-                    ));
-                }
-                Command::Register { request, methods }
-            }
+            (Domain::Agm, "register") => Command::Register { request, methods: list("methods")? },
             (Domain::Agm, "unregister") => Command::Unregister { request, methods: list("methods")? },
             (Domain::Agm, "call") => {
                 let (server, method, arguments) = (server()?, need("method_id")?, fields.arguments());
@@ -346,10 +338,6 @@ impl Connection {
                 reason: format!("there is no domain `{destination}` to {kind}"),
             });
         };
-        if kind == "join" && fields.present("restrictions") {
-            let reason = "join `restrictions` are not supported by this version of deskmesh";
-            return Err(Problem::new(domain, "errors.failure", reason));
-        }
         let request = Request { face: domain.face(), ..request };
         let area = match domain {
             Domain::Agm => Area::Interop,
@@ -362,7 +350,9 @@ impl Connection {
             }
         };
         let command = match kind {
-            "join" => Command::Join { request, area },
+            "join" => {
+                Command::Join { request, area, restrictions: fields.condition("restrictions", domain)? }
+            }
             _ => Command::Leave { request, area, words: fields.words() },
         };
         Ok(Incoming::Command { session, command })

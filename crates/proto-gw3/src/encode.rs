@@ -317,6 +317,7 @@ impl Connection {
             | Reason::BadMethod { .. }
             | Reason::UnknownServer { .. }
             | Reason::UnknownContext { .. }
+            | Reason::BadRestriction { .. }
             | Reason::BadDelta { .. }
             | Reason::NameTooLong { .. } => format!("{domain}.errors.failure"),
         };

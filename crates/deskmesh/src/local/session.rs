@@ -214,7 +214,7 @@ impl Session {
                 self.attached = true;
                 let session = local.gateway.open_session(&self.outbox);
                 self.connection.will_attach(session, token);
-                let command = Command::Attach { request, identity, user: Some(user), login };
+                let command = Command::Attach { request, identity, user: Some(user), login, service: false };
                 local.gateway.input(Input::Session { session, command });
             }
             Err(reason) => self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason))),

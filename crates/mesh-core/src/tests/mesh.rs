@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use mesh_model::{
     Area, Arguments, Command, DomainId, Event, Incarnation, Json, Lifetime, Limits, LinkId, LinkMessage,
-    LinkPeer, NodeId, Now, Request, SessionId, Text, Tick,
+    LinkPeer, NodeId, Now, Permissions, Request, SessionId, Text, Tick,
 };
 
 use crate::{Input, Node, NodeSettings, Notice, Output, Timing};
@@ -187,24 +187,31 @@ impl Mesh {
 
     /// Attaches an app of a user and joins it everywhere; returns it and its instance id.
     pub(crate) fn app(&mut self, node: usize, user: &str) -> (App, Text) {
+        let application = format!("app{}", self.number());
+        self.app_as(node, user, &application, false, None)
+    }
+
+    /// The same for an application of a name, with a condition on those it wants to see.
+    pub(crate) fn app_as(
+        &mut self,
+        node: usize,
+        user: &str,
+        application: &str,
+        service: bool,
+        restrictions: Option<&str>,
+    ) -> (App, Text) {
         let app = (node, self.number());
         let request = self.request();
-        self.send(
-            app,
-            Command::Attach {
-                request,
-                identity: json(&format!("{{\"application\":\"app{}\"}}", app.1)),
-                user: Some(user.into()),
-                login: Some(user.into()),
-            },
-        );
+        let identity = json(&format!("{{\"application\":\"{application}\"}}"));
+        let user = Some(Text::from(user));
+        self.send(app, Command::Attach { request, identity, login: user.clone(), user, service });
         let instance = match self.events_of(app).into_iter().next() {
             Some(Event::Attached { instance, .. }) => instance,
             other => panic!("not attached: {other:?}"),
         };
         for area in [Area::Interop, Area::Bus] {
             let request = self.request();
-            self.send(app, Command::Join { request, area });
+            self.send(app, Command::Join { request, area, restrictions: restrictions.map(Text::from) });
         }
         (app, instance)
     }
@@ -248,7 +255,13 @@ impl Mesh {
 
     pub(crate) fn create(&mut self, app: App, name: &str, data: &str, lifetime: Lifetime) {
         let data = Some(json(data));
-        self.ask(app, |request| Command::CreateContext { request, name: name.into(), data, lifetime });
+        self.ask(app, |request| Command::CreateContext {
+            request,
+            name: name.into(),
+            data,
+            lifetime,
+            permissions: Permissions::default(),
+        });
     }
 
     pub(crate) fn update(&mut self, app: App, context: &Text, delta: &str) {
