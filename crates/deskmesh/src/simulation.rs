@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::visibility::Visibility;
 use mesh_core::{Input, NodeSettings, Timing};
 use mesh_identity::join::{self, Candidate};
 use mesh_identity::{NodeIdentity, TokenStore};
@@ -57,6 +58,7 @@ fn start(
         addresses: vec![address(number).to_string().into()],
         domain: DomainId([1; 16]),
         id_secret: u128::from(number),
+        visibility: Visibility::default(),
         limits: Limits::default(),
         timing: Timing::default(),
     };

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use mesh_core::visibility::Visibility;
 use mesh_core::{Input, NodeSettings, Timing};
 use mesh_identity::join::Candidate;
 use mesh_identity::{JoinToken, NodeIdentity, TokenStore};
@@ -154,6 +155,7 @@ pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
         addresses: addresses.iter().map(|address| address.as_str().into()).collect(),
         domain: domain_of(identity.owner()),
         id_secret: random()?,
+        visibility: Visibility::default().with_built_in(),
         limits: config.limits.model(),
         timing: Timing::default(),
     };

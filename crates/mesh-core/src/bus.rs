@@ -46,6 +46,12 @@ impl Topics {
     }
 }
 
+impl Topics {
+    fn subscribed(&self, pattern: &Text) -> &BTreeMap<Text, BTreeSet<u64>> {
+        if is_pattern(pattern) { &self.patterns } else { &self.exact }
+    }
+}
+
 impl Bus {
     pub(crate) fn set_remote_interest(&mut self, node: NodeId, user: &UserKey, pattern: &Text, wanted: bool) {
         if wanted {
@@ -131,23 +137,12 @@ impl Node {
         self.bus
             .subscriptions
             .insert(subscription, Subscription { session, pattern: pattern.clone(), routing_key });
-        let same = self
-            .bus
-            .users
-            .entry(user.clone())
-            .or_default()
-            .local(&pattern)
-            .entry(pattern.clone())
-            .or_default();
-        let first = same.is_empty();
-        same.insert(subscription);
+        let topics = self.bus.users.entry(user.clone()).or_default();
+        topics.local(&pattern).entry(pattern.clone()).or_default().insert(subscription);
         if let Some(own) = self.sessions.get_mut(&session) {
             own.topics.insert(subscription);
         }
-        if first {
-            let key = key::interest(self.settings.node, &user, &pattern);
-            self.write(vec![Write { key, value: Some(bytes::Bytes::new()) }]);
-        }
+        self.publish_interest(&user, &pattern);
         self.tell(session, Event::BusSubscribed { request, subscription });
     }
 
@@ -177,8 +172,33 @@ impl Node {
         if same.is_empty() {
             topics.local(&gone.pattern).remove(&gone.pattern);
             self.bus.drop_if_empty(&user);
-            let key = key::interest(self.settings.node, &user, &gone.pattern);
-            self.write(vec![Write { key, value: None }]);
+        }
+        self.publish_interest(&user, &gone.pattern);
+    }
+
+    /// Writes whether other nodes shall send what is published to a pattern.
+    fn publish_interest(&mut self, user: &UserKey, pattern: &Text) {
+        let topics = self.bus.users.get(user);
+        let mut subscriptions =
+            topics.and_then(|topics| topics.subscribed(pattern).get(pattern)).into_iter().flatten();
+        let wanted = subscriptions.any(|subscription| {
+            let session = self.bus.subscriptions.get(subscription).map(|known| known.session);
+            session.and_then(|id| self.sessions.get(&id)).is_some_and(|session| !session.bus_local)
+        });
+        let key = key::interest(self.settings.node, user, pattern);
+        if wanted != self.replica.get(&key).is_some_and(|entry| entry.value.is_some()) {
+            self.write(vec![Write { key, value: wanted.then(bytes::Bytes::new) }]);
+        }
+    }
+
+    /// The same for all patterns, after new visibility lists.
+    pub(crate) fn publish_interests(&mut self) {
+        let mut all = BTreeSet::new();
+        for (user, topics) in &self.bus.users {
+            all.extend(topics.exact.keys().chain(topics.patterns.keys()).map(|p| (user.clone(), p.clone())));
+        }
+        for (user, pattern) in all {
+            self.publish_interest(&user, &pattern);
         }
     }
 
@@ -195,11 +215,15 @@ impl Node {
             return;
         }
         let Some(own) = self.sessions.get(&session) else { return };
+        let own_is_local = own.bus_local;
         let Session { user, service, identity: publisher, .. } = own;
         let (user, service, publisher) = (user.clone(), *service, publisher.clone());
         let restriction = own.bus_party().restriction.cloned();
         let from = Party { user: &user, service, identity: &publisher, restriction: restriction.as_ref() };
-        self.deliver(from, &topic, routing_key.as_ref(), target.as_ref(), &data);
+        self.deliver(from, false, &topic, routing_key.as_ref(), target.as_ref(), &data);
+        if own_is_local {
+            return;
+        }
         for node in self.bus.interested_nodes(from, &topic) {
             let Some(link) = self.link_to(node) else { continue };
             let message = LinkMessage::Publish {
@@ -222,6 +246,7 @@ impl Node {
     pub(crate) fn deliver(
         &mut self,
         from: Publisher<'_>,
+        from_afar: bool,
         topic: &Text,
         routing_key: Option<&Text>,
         target: Option<&Json>,
@@ -240,7 +265,9 @@ impl Node {
                     target.iter().all(|wanted| identity.contains(wanted))
                 };
                 let oneself = || own.identity == *from.identity;
-                (own.bus_party().sees(from) || oneself()) && (target.is_empty() || is_target())
+                let in_sight = own.bus_party().sees(from) || oneself();
+                let hidden = from_afar && own.bus_local;
+                in_sight && !hidden && (target.is_empty() || is_target())
             });
             if fits {
                 let (publisher, data) = (from.identity.clone(), data.clone());

@@ -110,7 +110,8 @@ impl Node {
             [&arguments.positional, &arguments.named].map(|part| part.as_ref().is_some_and(has_content));
         let oneself = local.is_some_and(|(id, _)| id == session);
         let party = local.map(|(_, server)| server.party()).or(remote.map(RemoteInstance::party));
-        if !oneself && !party.is_some_and(|party| party.sees(own.party())) {
+        let hidden = remote.is_some() && own.interop_local;
+        if hidden || !oneself && !party.is_some_and(|party| party.sees(own.party())) {
             return Err(no_target("there is no such peer for this user"));
         }
         let is_for_own = |provider: &Json, method: &Method| oneself || method.is_for(provider, &own.identity);
@@ -230,10 +231,9 @@ impl Node {
                 Some(CallFailure::NoTarget { what: "there is no such peer for this user".into() })
             }
             (Some(row), Some((_, session))) => {
-                let offered = session
-                    .methods
-                    .get(&method)
-                    .is_some_and(|method| method.is_for(&session.identity, &row.identity));
+                let offered = session.methods.get(&method).is_some_and(|method| {
+                    !method.local && !session.interop_local && method.is_for(&session.identity, &row.identity)
+                });
                 let what = Text::from_static("the peer does not offer that method");
                 (!offered).then_some(CallFailure::NoTarget { what })
             }

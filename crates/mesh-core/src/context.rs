@@ -12,11 +12,13 @@ use mesh_model::{
     Cause, Event, Json, Key as Segment, Lifetime, Permissions, Reason, Request, SessionId, Text, Tick,
 };
 
-use crate::content::{self, Before, Delta, Write};
+use crate::content::{self, Before, Delta, Step, Write};
 use crate::key::{self, ContextKey, Subject, UserKey};
 use crate::node::Node;
+use crate::replica::Replica;
 use crate::restriction::Restriction;
 use crate::session::{Session, parse_restriction};
+use crate::visibility::Scope;
 
 /// What this node knows of a context beside its content.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct SharedContext {
     /// When this node learnt of it from another.
     learnt_at: Option<Tick>,
     access: Option<Access>,
+    /// Whether other nodes know nothing of it.
+    pub(crate) local: bool,
 }
 
 /// Who may do what with a context, if not everybody of its user may do everything.
@@ -156,7 +160,92 @@ struct Touched {
     whole: bool,
 }
 
+/// A context that an update is being made to, and whether it changed anything.
+struct Edited<'a> {
+    node: &'a mut Node,
+    key: &'a ContextKey,
+    written: bool,
+}
+
+impl AsRef<Replica> for Edited<'_> {
+    fn as_ref(&self) -> &Replica {
+        self.node.store(self.key)
+    }
+}
+
+impl Edited<'_> {
+    fn write(&mut self, step: Step) {
+        self.written = true;
+        self.node.write_context(self.key, step);
+    }
+}
+
+/// Returns what has to be written for a context to be no more.
+fn withdrawal(key: &ContextKey) -> Step {
+    vec![Write { key: key.root(), value: None }, Write { key: key.header(), value: None }]
+}
+
 impl Node {
+    /// Returns whether other nodes know nothing of a context.
+    fn is_local(&self, key: &ContextKey) -> bool {
+        let decide = || self.settings.visibility.context(&key.name).scope == Scope::Local;
+        self.contexts.get(key).map_or_else(decide, |context| context.local)
+    }
+
+    /// Returns where the entries of a context are.
+    fn store(&self, key: &ContextKey) -> &Replica {
+        if self.is_local(key) { &self.local } else { &self.replica }
+    }
+
+    fn write_context(&mut self, key: &ContextKey, step: Step) {
+        if self.is_local(key) { self.write_local(step) } else { self.write(step) }
+    }
+
+    /// Moves contexts to where new visibility lists want them.
+    pub(crate) fn contexts_visibility_changed(&mut self) {
+        let known: Vec<(ContextKey, bool)> =
+            self.contexts.iter().map(|(key, c)| (key.clone(), c.local)).collect();
+        for (key, was_local) in known {
+            let local = self.settings.visibility.context(&key.name).scope == Scope::Local;
+            if local != was_local {
+                self.move_context(&key, local);
+            }
+        }
+        // What others share under a name that was local here until now.
+        let headers = self.replica.below(b"C").filter(|(_, entry)| entry.value.is_some());
+        let headers: Vec<Subject> = headers.filter_map(|(key, _)| key::parse(key)).collect();
+        self.contexts_changed(headers, None);
+    }
+
+    /// Takes a context back from the other nodes, or gives it to them. Where they have one of that name
+    /// already, this one is merged into it.
+    fn move_context(&mut self, key: &ContextKey, local: bool) {
+        let (Some(header), value) = (self.header(key), self.context_value(key)) else { return };
+        // The hold of a context that lives by its subscribers moves too.
+        let hold = key::member(self.settings.node, key);
+        let held = self.store(key).get(&hold).is_some_and(|entry| entry.value.is_some());
+        let mut withdrawn = withdrawal(key);
+        if held {
+            withdrawn.push(Write { key: hold.clone(), value: None });
+        }
+        self.write_context(key, withdrawn);
+        if let Some(context) = self.contexts.get_mut(key) {
+            (context.local, context.value) = (local, None);
+        }
+        let mut step = content::assign(&key.root(), &value);
+        if !local && value.members().is_some() {
+            step.remove(0);
+        }
+        step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
+        if held {
+            step.push(Write { key: hold, value: Some(Bytes::new()) });
+        }
+        self.write_context(key, step);
+        if self.context_value(key).as_bytes() != value.as_bytes() {
+            self.context_changed(key, &header, None);
+        }
+    }
+
     /// Tells a new session which contexts its user has.
     pub(crate) fn announce_contexts(&mut self, session: SessionId, user: &UserKey) {
         let first = ContextKey { user: user.clone(), name: Text::default() };
@@ -175,7 +264,7 @@ impl Node {
     }
 
     fn header(&self, key: &ContextKey) -> Option<Header> {
-        Header::parse(self.replica.get(&key.header())?.value.as_ref()?)
+        Header::parse(self.store(key).get(&key.header())?.value.as_ref()?)
     }
 
     pub(crate) fn create_context(
@@ -227,7 +316,7 @@ impl Node {
         if let Err(reason) = self.room_for(step.len(), data.len()) {
             return self.refuse(session, request, reason);
         }
-        self.write(step);
+        self.write_context(&key, step);
         let id = self.know_context(&key);
         self.announce_context(&key);
         self.add_member(session, &key);
@@ -245,12 +334,12 @@ impl Node {
         let (Some(header), Ok(())) = (self.header(key), self.room_for(members.len(), size)) else { return };
         let updater = self.sessions[&session].instance.clone();
         let root = key.root();
-        let before = content::before(&self.replica, &root, members.keys());
-        let mut step: content::Step =
+        let before = content::before(self.store(key), &root, members.keys());
+        let mut step: Step =
             members.iter().flat_map(|(name, value)| content::set_key(&root, name, value)).collect();
         let header = Header { updater: updater.clone(), ..header };
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
-        self.write(step);
+        self.write_context(key, step);
         self.context_changed(key, &header, Some(&before));
     }
 
@@ -260,8 +349,14 @@ impl Node {
         }
         let id = self.next_name('c');
         let access = self.header(key).and_then(|header| header.access());
-        let context =
-            SharedContext { id: id.clone(), members: BTreeSet::new(), value: None, learnt_at: None, access };
+        let context = SharedContext {
+            id: id.clone(),
+            members: BTreeSet::new(),
+            value: None,
+            learnt_at: None,
+            access,
+            local: self.is_local(key),
+        };
         self.contexts.insert(key.clone(), context);
         self.context_ids.insert(id.clone(), key.clone());
         id
@@ -333,8 +428,8 @@ impl Node {
             }
         });
         let holder = key::member(self.settings.node, key);
-        if holds != self.replica.get(&holder).is_some_and(|entry| entry.value.is_some()) {
-            self.write(vec![Write { key: holder, value: holds.then(Bytes::new) }]);
+        if holds != self.store(key).get(&holder).is_some_and(|entry| entry.value.is_some()) {
+            self.write_context(key, vec![Write { key: holder, value: holds.then(Bytes::new) }]);
         }
     }
 
@@ -350,9 +445,9 @@ impl Node {
 
     /// Returns the present value of a context.
     pub(crate) fn context_value(&mut self, key: &ContextKey) -> Json {
-        let replica = &self.replica;
         let Some(context) = self.contexts.get_mut(key) else { return Json::from_static("{}") };
-        context.value.get_or_insert_with(|| content::value(replica, &key.root())).clone()
+        let store = if context.local { &self.local } else { &self.replica };
+        context.value.get_or_insert_with(|| content::value(store, &key.root())).clone()
     }
 
     pub(crate) fn subscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
@@ -383,14 +478,13 @@ impl Node {
             Ok(found) => found,
             Err(reason) => return self.refuse(session, request, reason),
         };
-        let before = self.seq;
-        parsed.resolve(&key.root(), self, |node: &mut Self, step| node.write(step));
+        let mut edited = Edited { node: self, key: &key, written: false };
+        parsed.resolve(&key.root(), &mut edited, Edited::write);
+        let written = edited.written;
         let updater = self.sessions[&session].instance.clone();
-        if self.seq != before
-            && let Some(header) = self.header(&key)
-        {
+        if written && let Some(header) = self.header(&key) {
             let header = Header { updater: updater.clone(), ..header };
-            self.write(vec![Write { key: key.header(), value: Some(header.to_bytes()) }]);
+            self.write_context(&key, vec![Write { key: key.header(), value: Some(header.to_bytes()) }]);
         }
         if let Some(context) = self.contexts.get_mut(&key) {
             context.value = None;
@@ -444,7 +538,7 @@ impl Node {
     }
 
     fn destroy(&mut self, key: &ContextKey, cause: &Cause) {
-        self.write(vec![Write { key: key.root(), value: None }, Write { key: key.header(), value: None }]);
+        self.write_context(key, withdrawal(key));
         self.forget_context(key, cause);
     }
 
@@ -477,7 +571,8 @@ impl Node {
     /// cannot be reached counts as alive.
     fn destroy_unless_held(&mut self, key: &ContextKey) {
         let needs = self.header(key).is_some_and(|header| header.lifetime != Lifetime::Retained);
-        let has = |node| self.replica.get(&key::member(node, key)).is_some_and(|entry| entry.value.is_some());
+        let has =
+            |node| self.store(key).get(&key::member(node, key)).is_some_and(|entry| entry.value.is_some());
         let held = self.nodes.keys().copied().chain([self.settings.node]).any(has);
         if needs && !held {
             self.destroy(key, &Cause::OwnerGone);
@@ -497,7 +592,7 @@ impl Node {
         let mut touched: BTreeMap<ContextKey, BTreeSet<Segment>> = BTreeMap::new();
         for key in keys.filter(|key| key.first() == Some(&b'P')) {
             let Some(Subject::Path { context, path, .. }) = key::parse(key) else { continue };
-            if self.contexts.get(&context).is_some_and(|known| !known.members.is_empty()) {
+            if self.contexts.get(&context).is_some_and(|known| !known.local && !known.members.is_empty()) {
                 touched.entry(context).or_default().extend(path.into_iter().next());
             }
         }
@@ -532,6 +627,9 @@ impl Node {
                 | Subject::Interest { .. } => {}
             }
         }
+        // What is local here may be shared among others under the same name.
+        touched.retain(|key, _| !self.is_local(key));
+        held.retain(|key| !self.is_local(key));
         for (key, touched) in touched {
             match (self.header(&key), self.contexts.contains_key(&key)) {
                 (None, false) => {}
@@ -567,7 +665,7 @@ impl Node {
             return;
         }
         let (id, members) = (context.id.clone(), context.members.clone());
-        let Some(delta) = content::delta_for(&self.replica, &key.root(), before) else { return };
+        let Some(delta) = content::delta_for(self.store(key), &key.root(), before) else { return };
         for member in members {
             let (context, updater, delta) = (id.clone(), header.updater.clone(), delta.clone());
             self.tell(member, Event::ContextUpdated { context, updater, delta });

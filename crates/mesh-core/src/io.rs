@@ -3,6 +3,8 @@
 use mesh_model::trace::Hop;
 use mesh_model::{Command, Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text};
 
+use crate::visibility::Visibility;
+
 /// What happens to a node.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -46,6 +48,8 @@ pub enum Input {
     },
     /// This node leaves on purpose: the others are told.
     Leave,
+    /// The operator has changed what other nodes get to know.
+    Visibility(Box<Visibility>),
 }
 
 /// What a node wants done.

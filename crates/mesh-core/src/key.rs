@@ -118,6 +118,11 @@ pub(crate) fn method(node: NodeId, instance: &Text, id: &[u8]) -> Bytes {
     with_node(b'M', node, &[instance.as_bytes(), id])
 }
 
+/// Returns the prefix of the keys of an instance's methods.
+pub(crate) fn methods(node: NodeId, instance: &Text) -> Bytes {
+    with_node(b'M', node, &[instance.as_bytes()])
+}
+
 pub(crate) fn interest(node: NodeId, user: &UserKey, pattern: &Text) -> Bytes {
     with_node(b'T', node, &[&user.0, pattern.as_bytes()])
 }

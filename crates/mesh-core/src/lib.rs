@@ -27,6 +27,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod view;
+pub mod visibility;
 
 pub use io::{CloseReason, Input, Notice, Output};
 pub use node::{Node, NodeSettings, Timing};

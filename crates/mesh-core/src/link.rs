@@ -308,7 +308,7 @@ impl Node {
                 let user = UserKey::new(user.as_ref());
                 let (identity, restriction) = (&publisher, restriction.as_ref());
                 let from = Party { user: &user, service, identity, restriction };
-                self.deliver(from, &topic, routing_key.as_ref(), target.as_ref(), &data);
+                self.deliver(from, true, &topic, routing_key.as_ref(), target.as_ref(), &data);
             }
             LinkMessage::Hello { .. }
             | LinkMessage::Welcome { .. }

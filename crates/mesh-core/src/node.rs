@@ -18,7 +18,11 @@ use crate::registry::{RemoteInstance, RemoteNode};
 use crate::replica::{Changes, Replica};
 use crate::session::Session;
 use crate::stream::{Branch, Interest, RemoteSubscription};
+use crate::visibility::Visibility;
 use crate::{Input, Notice, Output};
+
+/// Local writes after which their tombstones are dropped.
+const TOMBSTONES_KEPT: u64 = 1_024;
 
 /// Who a node is and how it behaves.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub struct NodeSettings {
     pub domain: DomainId,
     /// Makes the ids of this life unguessable and unlike those of others: random, made anew each start.
     pub id_secret: u128,
+    /// What other nodes get to know.
+    pub visibility: Visibility,
     /// Bounds.
     pub limits: Limits,
     /// Intervals.
@@ -81,6 +87,9 @@ pub struct Node {
     pub(crate) settings: NodeSettings,
     pub(crate) now: Now,
     pub(crate) replica: Replica,
+    /// What other nodes know nothing of.
+    pub(crate) local: Replica,
+    local_seq: u64,
     hlc: Hlc,
     pub(crate) seq: u64,
     next_id: u64,
@@ -121,12 +130,6 @@ pub struct Node {
     outputs: VecDeque<Output>,
 }
 
-impl AsRef<Replica> for Node {
-    fn as_ref(&self) -> &Replica {
-        &self.replica
-    }
-}
-
 impl Node {
     /// Makes a node that knows nobody.
     #[must_use]
@@ -136,6 +139,8 @@ impl Node {
             settings,
             now,
             replica: Replica::default(),
+            local: Replica::default(),
+            local_seq: 0,
             hlc: Hlc::default(),
             seq: 0,
             next_id: 0,
@@ -176,6 +181,7 @@ impl Node {
             Input::LinkDrained { link } => self.link_drained(link),
             Input::LinkClosed { link, reason } => self.link_closed(link, &reason),
             Input::Leave => self.leave_mesh(),
+            Input::Visibility(lists) => self.set_visibility(*lists),
         }
         self.settle_rows();
         self.flush_links();
@@ -318,10 +324,10 @@ impl Node {
     /// Returns whether `more` entries of `bytes` in total still fit into the domain.
     pub(crate) fn room_for(&self, more: usize, bytes: usize) -> Result<(), Reason> {
         let limits = &self.settings.limits;
-        if self.replica.len() + more > limits.domain_entries_max {
+        if self.replica.len() + self.local.len() + more > limits.domain_entries_max {
             return Err(Reason::Limit { limit: "domain_entries_max", max: limits.domain_entries_max as u64 });
         }
-        if self.replica.bytes() + bytes > limits.domain_bytes_max {
+        if self.replica.bytes() + self.local.bytes() + bytes > limits.domain_bytes_max {
             return Err(Reason::Limit { limit: "domain_bytes_max", max: limits.domain_bytes_max as u64 });
         }
         Ok(())
@@ -330,17 +336,29 @@ impl Node {
     /// Makes one write of this node out of a step: all its parts under one dot.
     pub(crate) fn write(&mut self, step: Step) {
         self.seq += 1;
-        self.hlc = Hlc((self.hlc.0 + 1).max(Hlc::from_wall_ms(self.now.wall_ms).0));
-        let dot = Dot { origin: self.origin(), seq: self.seq };
-        let stamp = Stamp { hlc: self.hlc, dot };
-        let mut changes = Changes::default();
-        for write in step {
-            self.replica.merge(&write.key, stamp, write.value, self.now.wall_ms, &mut changes);
-        }
-        self.replica.cover_own(dot);
+        let stamp = self.stamp(self.seq);
+        apply(&mut self.replica, stamp, step, self.now.wall_ms);
         for link in self.links.values_mut() {
             link.dirty = true;
         }
+    }
+
+    /// The same for what other nodes know nothing of: its writes are counted by themselves, so that no
+    /// message waits for them.
+    pub(crate) fn write_local(&mut self, step: Step) {
+        self.local_seq += 1;
+        let stamp = self.stamp(self.local_seq);
+        apply(&mut self.local, stamp, step, self.now.wall_ms);
+        // Nobody else can hold what was replaced, so its tombstones need not wait.
+        let vector = self.local.vector().clone();
+        if self.local_seq.is_multiple_of(TOMBSTONES_KEPT) {
+            self.local.drop_tombstones([vector].iter(), u64::MAX);
+        }
+    }
+
+    fn stamp(&mut self, seq: u64) -> Stamp {
+        self.hlc = Hlc((self.hlc.0 + 1).max(Hlc::from_wall_ms(self.now.wall_ms).0));
+        Stamp { hlc: self.hlc, dot: Dot { origin: self.origin(), seq } }
     }
 
     /// Moves the hybrid clock past a stamp seen, so that what is written next is newer.
@@ -356,4 +374,13 @@ impl Node {
     pub(crate) fn sessions_of(&self, user: &UserKey) -> Vec<SessionId> {
         self.by_user.get(user).map(|sessions| sessions.iter().copied().collect()).unwrap_or_default()
     }
+}
+
+/// Makes one write of a node: all its parts under one stamp.
+fn apply(replica: &mut Replica, stamp: Stamp, step: Step, wall_ms: u64) {
+    let mut changes = Changes::default();
+    for write in step {
+        replica.merge(&write.key, stamp, write.value, wall_ms, &mut changes);
+    }
+    replica.cover_own(stamp.dot);
 }

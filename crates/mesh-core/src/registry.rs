@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::party::Party;
 use crate::restriction::Restriction;
 use crate::session::{InstanceRecord, parse_restriction};
+use crate::visibility::Scope;
 
 /// Another node of the domain.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Method {
     pub(crate) definition: Json,
     pub(crate) name: Text,
     restriction: Option<Restriction>,
+    /// Whether other nodes know nothing of it.
+    pub(crate) local: bool,
 }
 
 impl Method {
@@ -101,7 +104,11 @@ impl Node {
         let mut parsed = Vec::with_capacity(methods.len());
         for definition in methods {
             match method_of(definition) {
-                Ok((id, method)) => parsed.push((id, method)),
+                Ok((id, mut method)) => {
+                    let verdict = self.settings.visibility.method(&method.name, &own.identity);
+                    method.local = verdict.scope == Scope::Local;
+                    parsed.push((id, method));
+                }
                 Err(reason) => return self.refuse(session, request, reason),
             }
         }
@@ -110,19 +117,13 @@ impl Node {
             return self.refuse(session, request, reason);
         }
         let server = own.instance.clone();
-        let node = self.settings.node;
-        let step = parsed.iter().map(|(id, method)| Write {
-            key: key::method(node, &server, id.as_bytes()),
-            value: Some(method.definition.as_bytes().clone()),
-        });
-        let step = step.collect();
-        self.write(step);
         let definitions: Vec<Json> = parsed.iter().map(|(_, method)| method.definition.clone()).collect();
         let added: BTreeMap<Json, Method> = parsed.iter().cloned().collect();
         let Some(own) = self.sessions.get_mut(&session) else { return };
         let identity = own.identity.clone();
         let replaced = added.keys().filter_map(|id| Some((id.clone(), own.methods.remove(id)?))).collect();
         own.methods.extend(parsed);
+        self.publish_methods(session, added.keys());
         for other in self.interop_neighbours(session) {
             self.tell_changed(other, &server, &identity, &replaced, &added, true);
         }
@@ -142,12 +143,7 @@ impl Node {
         let removed: BTreeMap<Json, Method> =
             ids.iter().filter_map(|id| Some((id.clone(), own.methods.remove(id)?))).collect();
         self.end_interests_in(session, &ids);
-        let node = self.settings.node;
-        self.write(
-            ids.iter()
-                .map(|id| Write { key: key::method(node, &server, id.as_bytes()), value: None })
-                .collect(),
-        );
+        self.publish_methods(session, removed.keys());
         for other in self.interop_neighbours(session) {
             self.tell_removed(other, &server, &identity, &removed);
         }
@@ -190,11 +186,54 @@ impl Node {
         }
     }
 
+    /// Writes what other nodes may know of some methods of a session.
+    fn publish_methods<'a>(&mut self, session: SessionId, ids: impl Iterator<Item = &'a Json>) {
+        let Some(own) = self.sessions.get(&session).filter(|own| !own.interop_local) else { return };
+        let node = self.settings.node;
+        let mut step = Vec::new();
+        for id in ids {
+            let key = key::method(node, &own.instance, id.as_bytes());
+            let shown = own.methods.get(id).filter(|method| !method.local);
+            let value = shown.map(|method| method.definition.as_bytes().clone());
+            let published = self.replica.get(&key).and_then(|entry| entry.value.as_ref());
+            if published != value.as_ref() {
+                step.push(Write { key, value });
+            }
+        }
+        if !step.is_empty() {
+            self.write(step);
+        }
+    }
+
+    /// Returns the sessions here that see an instance of another node.
+    fn sessions_that_see(&self, row: &RemoteInstance) -> Vec<SessionId> {
+        let mut sessions = self.interop_sessions(row.party());
+        sessions.retain(|id| self.sessions.get(id).is_some_and(|session| !session.interop_local));
+        sessions
+    }
+
+    /// Shows a session the other nodes' instances, or withdraws them, after new visibility lists. What is
+    /// under way is left to end by itself.
+    pub(crate) fn remote_sight_changed(&mut self, session: SessionId) {
+        let Some(own) = self.sessions.get(&session) else { return };
+        if !own.interop_local {
+            return self.announce_remote_to(session);
+        }
+        let shown = |row: &RemoteInstance| self.nodes.get(&row.node).is_some_and(|node| node.shown);
+        let seen = self.remote.iter().filter(|(_, row)| row.party().sees(own.party()) && shown(row));
+        let seen: Vec<_> =
+            seen.map(|(id, row)| (id.clone(), row.identity.clone(), row.methods.clone())).collect();
+        for (instance, identity, methods) in seen {
+            self.tell_removed(session, &instance, &identity, &methods);
+            self.tell(session, Event::InstanceRemoved { instance, cause: Cause::Unreachable });
+        }
+    }
+
     /// Shows a session that has just joined what the other nodes offer its user.
     pub(crate) fn announce_remote_to(&mut self, session: SessionId) {
         let Some(own) = self.sessions.get(&session) else { return };
         let mut events = Vec::new();
-        for (instance, row) in &self.remote {
+        for (instance, row) in self.remote.iter().filter(|_| !own.interop_local) {
             if row.party().sees(own.party()) && self.nodes.get(&row.node).is_some_and(|node| node.shown) {
                 row.announce(instance, &own.identity, |event| events.push(event));
             }
@@ -330,10 +369,9 @@ impl Node {
             }
             return;
         };
-        let prefix = key::method(node, instance, b"");
-        let prefix = &prefix[..prefix.len() - 1];
+        let prefix = key::methods(node, instance);
         let mut methods = BTreeMap::new();
-        for (key, entry) in self.replica.below(prefix) {
+        for (key, entry) in self.replica.below(&prefix) {
             let Some(value) = &entry.value else { continue };
             // What cannot be understood is not shown, least of all a restriction.
             let definition = Json::parse(value.clone()).ok();
@@ -392,7 +430,7 @@ impl Node {
         }
         let Some(row) = self.remote.get(instance) else { return };
         let identity = row.identity.clone();
-        for session in self.interop_sessions(row.party()) {
+        for session in self.sessions_that_see(row) {
             self.tell_changed(session, instance, &identity, &removed, &BTreeMap::new(), false);
             self.tell_changed(session, instance, &identity, &BTreeMap::new(), &added, false);
         }
@@ -401,7 +439,7 @@ impl Node {
     fn announce_row(&mut self, instance: &Text) {
         let Some(row) = self.remote.get(instance) else { return };
         let mut events = Vec::new();
-        for session in self.interop_sessions(row.party()) {
+        for session in self.sessions_that_see(row) {
             let Some(own) = self.sessions.get(&session) else { continue };
             row.announce(instance, &own.identity, |event| events.push((session, event)));
         }
@@ -413,7 +451,7 @@ impl Node {
     fn withdraw_row(&mut self, instance: &Text, cause: &Cause) {
         let Some(row) = self.remote.get(instance) else { return };
         let (identity, methods) = (row.identity.clone(), row.methods.clone());
-        for session in self.interop_sessions(row.party()) {
+        for session in self.sessions_that_see(row) {
             self.tell_removed(session, instance, &identity, &methods);
             self.tell(session, Event::InstanceRemoved { instance: instance.clone(), cause: cause.clone() });
         }
@@ -458,5 +496,5 @@ fn method_of(definition: Json) -> Result<(Json, Method), Reason> {
     };
     let restriction = parse_restriction(restriction.as_ref())?;
     let id = id.detached();
-    Ok((id, Method { name: name.detached(), definition: definition.detached(), restriction }))
+    Ok((id, Method { name: name.detached(), definition: definition.detached(), restriction, local: false }))
 }

@@ -123,7 +123,7 @@ impl Expression {
 }
 
 /// Compiles a regular expression that has to match a text as a whole.
-fn whole(pattern: &str) -> Result<regex::Regex, regex::Error> {
+pub(crate) fn whole(pattern: &str) -> Result<regex::Regex, regex::Error> {
     compile(&format!("^(?:{pattern})$"))
 }
 

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::party::Party;
 use crate::registry::{Method, definitions_for};
 use crate::restriction::Restriction;
+use crate::visibility::{Scope, Visibility};
 use crate::{CloseReason, Output};
 
 /// An application's attachment to this node.
@@ -26,6 +27,9 @@ pub(crate) struct Session {
     pub(crate) user: UserKey,
     /// Whether it serves all users.
     pub(crate) service: bool,
+    /// Whether other nodes know nothing of it, in interop and on the bus.
+    pub(crate) interop_local: bool,
+    pub(crate) bus_local: bool,
     pub(crate) interop: bool,
     interop_restriction: Option<Restriction>,
     pub(crate) bus: bool,
@@ -144,6 +148,8 @@ impl Node {
             application,
             user: user.clone(),
             service,
+            interop_local: self.settings.visibility.peer(Area::Interop, &identity).scope == Scope::Local,
+            bus_local: self.settings.visibility.peer(Area::Bus, &identity).scope == Scope::Local,
             interop: false,
             interop_restriction: None,
             bus: false,
@@ -212,9 +218,7 @@ impl Node {
     fn join_interop(&mut self, session: SessionId) {
         let own = &self.sessions[&session];
         let (instance, identity) = (own.instance.clone(), own.identity.clone());
-        let value = InstanceRecord::of(own).to_bytes();
-        let key = key::instance(self.settings.node, &instance);
-        self.write(vec![Write { key, value: Some(value) }]);
+        self.publish_instance(session);
 
         for other in self.interop_neighbours(session) {
             let Some(peer) = self.sessions.get(&other) else { continue };
@@ -260,17 +264,70 @@ impl Node {
         let Some(own) = self.sessions.get_mut(&session) else { return };
         let (instance, identity) = (own.instance.clone(), own.identity.clone());
         let methods = std::mem::take(&mut own.methods);
-        let node = self.settings.node;
-        let mut step: Vec<Write> = methods
-            .keys()
-            .map(|id| Write { key: key::method(node, &instance, id.as_bytes()), value: None })
-            .collect();
-        step.push(Write { key: key::instance(node, &instance), value: None });
-        self.write(step);
+        self.publish_instance(session);
         for other in neighbours {
             self.tell_removed(other, &instance, &identity, &methods);
             self.tell(other, Event::InstanceRemoved { instance: instance.clone(), cause: cause.clone() });
         }
+    }
+
+    /// Writes what other nodes may know of a session in interop: its record and its methods.
+    pub(crate) fn publish_instance(&mut self, session: SessionId) {
+        let Some(own) = self.sessions.get(&session) else { return };
+        let node = self.settings.node;
+        let key = key::instance(node, &own.instance);
+        let shown = own.interop && !own.interop_local;
+        let mut step = Vec::new();
+        let published = |key: &Bytes| self.replica.get(key).is_some_and(|entry| entry.value.is_some());
+        if shown != published(&key) {
+            let value = shown.then(|| InstanceRecord::of(own).to_bytes());
+            step.push(Write { key: key.clone(), value });
+        }
+        let wanted = own.methods.iter().filter(|(_, method)| shown && !method.local);
+        let wanted: BTreeMap<Bytes, &Method> =
+            wanted.map(|(id, method)| (key::method(node, &own.instance, id.as_bytes()), method)).collect();
+        let prefix = key::methods(node, &own.instance);
+        for (key, entry) in self.replica.below(&prefix) {
+            if entry.value.is_some() && !wanted.contains_key(key) {
+                step.push(Write { key: key.clone(), value: None });
+            }
+        }
+        for (key, method) in wanted {
+            let definition = method.definition.as_bytes();
+            if self.replica.get(&key).is_none_or(|entry| entry.value.as_ref() != Some(definition)) {
+                step.push(Write { key, value: Some(definition.clone()) });
+            }
+        }
+        if !step.is_empty() {
+            self.write(step);
+        }
+    }
+
+    /// Takes new visibility lists: what became hidden is withdrawn from the other nodes, what may be seen now
+    /// is told to them.
+    pub(crate) fn set_visibility(&mut self, lists: Visibility) {
+        self.settings.visibility = lists;
+        let lists = &self.settings.visibility;
+        let mut toggled = Vec::new();
+        for (id, session) in &mut self.sessions {
+            let local = |area| lists.peer(area, &session.identity).scope == Scope::Local;
+            let interop_local = local(Area::Interop);
+            if interop_local != session.interop_local && session.interop {
+                toggled.push(*id);
+            }
+            (session.interop_local, session.bus_local) = (interop_local, local(Area::Bus));
+            for method in session.methods.values_mut() {
+                method.local = lists.method(&method.name, &session.identity).scope == Scope::Local;
+            }
+        }
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.publish_instance(session);
+        }
+        for session in toggled {
+            self.remote_sight_changed(session);
+        }
+        self.publish_interests();
+        self.contexts_visibility_changed();
     }
 
     /// Returns the other sessions of this node that a session sees.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use mesh_core::visibility::Visibility;
 use mesh_core::{Input, Node, NodeSettings, Output, Timing};
 use mesh_model::{
     Command, DomainId, Event, Incarnation, Lane, Limits, LinkId, LinkPeer, NodeId, Now, SessionId, Text, Tick,
@@ -374,6 +375,7 @@ impl World {
             addresses: vec![format!("10.0.0.{host}:8386").into()],
             domain: DomainId([1; 16]),
             id_secret: u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()),
+            visibility: Visibility::default(),
             limits: Limits { call_ms_max: 5_000, ..Limits::default() },
             timing: Timing {
                 gone_ms: 5_000,

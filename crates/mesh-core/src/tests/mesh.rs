@@ -8,6 +8,7 @@ use mesh_model::{
     LinkPeer, NodeId, Now, Permissions, Request, SessionId, Text, Tick,
 };
 
+use crate::visibility::Visibility;
 use crate::{Input, Node, NodeSettings, Notice, Output, Timing};
 
 /// Where a session lives: node and number.
@@ -38,6 +39,7 @@ pub(crate) fn settings(number: usize, incarnation: u64) -> NodeSettings {
         addresses: Vec::new(),
         domain: DomainId([7; 16]),
         id_secret: (number as u128 + 1) * 0x1234_5678_9abc_def1 + u128::from(incarnation),
+        visibility: Visibility::default(),
         limits: Limits::default(),
         timing: Timing::default(),
     }

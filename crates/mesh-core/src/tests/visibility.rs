@@ -1,8 +1,12 @@
 //! Who sees whom: users, services, restrictions and permissions, on one node and across two.
 
-use mesh_model::{Command, Event, Lifetime, Permissions, Reason, Text};
+use std::collections::BTreeMap;
+
+use mesh_model::{Area, Command, Event, Lifetime, Permissions, Reason, Text};
 
 use super::mesh::{App, Mesh, json};
+use crate::Input;
+use crate::visibility::{ContextRule, MethodRule, Pattern, PeerRule, Scope, Visibility};
 
 /// The applications an app has been told of and not told to forget.
 fn seen(mesh: &mut Mesh, app: App) -> Vec<String> {
@@ -213,4 +217,170 @@ fn permissions_say_who_may_see_and_change_a_context() {
         mesh.ask(creator, create(Some("((("), None));
         assert_eq!(mesh.take(creator, story).last().unwrap(), "bad");
     }
+}
+
+/// Lists with one rule each.
+fn lists(context: Option<&str>, method: Option<&str>, peer: Option<(Area, &str)>) -> Input {
+    let pattern = |text: &str| Pattern::parse(text).unwrap();
+    let lists = Visibility {
+        contexts: context
+            .map(|name| ContextRule { context: pattern(name), scope: Scope::Local })
+            .into_iter()
+            .collect(),
+        methods: method
+            .map(|name| MethodRule {
+                method: Some(pattern(name)),
+                identity: BTreeMap::new(),
+                scope: Scope::Local,
+            })
+            .into_iter()
+            .collect(),
+        peers: peer
+            .map(|(area, application)| PeerRule {
+                area: Some(area),
+                identity: [("application".to_owned(), pattern(application))].into(),
+                scope: Scope::Local,
+            })
+            .into_iter()
+            .collect(),
+    };
+    Input::Visibility(Box::new(lists.with_built_in()))
+}
+
+#[test]
+fn a_local_context_is_this_nodes_own_until_the_lists_say_otherwise() {
+    let mut mesh = Mesh::new(2);
+    let (one, _) = mesh.app(0, "joe");
+    let (near, _) = mesh.app(0, "joe");
+    let (far, _) = mesh.app(1, "joe");
+    for node in [0, 1] {
+        mesh.input(node, lists(None, None, None));
+    }
+    let name = "___workspace___1";
+    mesh.create(one, name, "{\"a\":1}", Lifetime::Retained);
+    mesh.create(far, name, "{\"b\":2}", Lifetime::Retained);
+    mesh.settle();
+    assert_eq!(mesh.value(0, name).unwrap(), "{\"a\":1}");
+    assert_eq!(mesh.value(1, name).unwrap(), "{\"b\":2}");
+    let context = mesh.context(0, name).unwrap();
+    mesh.ask(near, |request| Command::SubscribeContext { request, context: context.clone() });
+    mesh.update(one, &context, "{\"commands\":[{\"type\":\"set\",\"path\":\"x.y\",\"value\":3}]}");
+    let updates = |event: &Event| match event {
+        Event::ContextUpdated { delta, .. } => Some(delta.to_string()),
+        Event::ContextDestroyed { .. } => Some("destroyed".into()),
+        Event::ContextAdded { name, .. } => Some(format!("added {name}")),
+        _ => None,
+    };
+    assert_eq!(mesh.take(near, updates).len(), 2, "added and updated");
+    mesh.events_of(far);
+    // Shared from now on, at both ends: what both had is one.
+    let all = || Input::Visibility(Box::default());
+    mesh.input(0, all());
+    mesh.settle();
+    assert_eq!(mesh.value(1, name).unwrap(), "{\"b\":2}", "the other end still keeps its own");
+    mesh.input(1, all());
+    mesh.settle();
+    mesh.assert_equal();
+    assert_eq!(mesh.value(0, name), mesh.value(1, name));
+    assert_eq!(mesh.value(0, name).unwrap(), "{\"a\":1,\"b\":2,\"x\":{\"y\":3}}");
+    assert!(!mesh.take(near, updates).is_empty(), "the subscriber heard of it");
+    // Taken back: those who could see it cannot any more, and it lives on here.
+    mesh.input(0, lists(None, None, None));
+    mesh.settle();
+    assert_eq!(mesh.take(far, updates).last().unwrap(), "destroyed");
+    assert_eq!(mesh.value(0, name).unwrap(), "{\"a\":1,\"b\":2,\"x\":{\"y\":3}}");
+    assert_eq!(mesh.value(1, name), None);
+    mesh.update(one, &context, "{\"added\":{\"z\":1}}");
+    assert_eq!(mesh.take(near, updates), ["{\"added\":{\"z\":1}}"], "under the id it always had");
+}
+
+#[test]
+fn a_local_method_is_not_known_elsewhere() {
+    let mut mesh = Mesh::new(2);
+    let (provider, server) = mesh.app(0, "joe");
+    let (near, _) = mesh.app(0, "joe");
+    let (far, _) = mesh.app(1, "joe");
+    mesh.input(0, lists(None, Some("Hidden"), None));
+    for (id, name) in [("1", "T42.Wnd.Create"), ("2", "Open"), ("3", "Hidden")] {
+        mesh.register(provider, id, name);
+    }
+    assert_eq!(mesh.take(near, methods), [["T42.Wnd.Create"], ["Open"], ["Hidden"]]);
+    assert_eq!(mesh.take(far, methods), [["Open"]]);
+    mesh.call(far, &server, "1");
+    assert_eq!(mesh.take(far, ended), ["no_target"]);
+    mesh.call(near, &server, "1");
+    mesh.events_of(provider);
+    // A call that runs when its method is hidden is answered.
+    mesh.call(far, &server, "2");
+    let invocation = mesh.take(provider, |event| match event {
+        Event::Invoke { invocation, .. } => Some(*invocation),
+        _ => None,
+    });
+    mesh.input(0, lists(None, Some("Open"), None));
+    mesh.settle();
+    assert_eq!(mesh.take(far, methods), [["-\"2\""], ["Hidden"]]);
+    mesh.send(provider, Command::Yield { invocation: invocation[0], result: None });
+    assert_eq!(mesh.take(far, ended), ["ok"]);
+    assert_eq!(mesh.take(near, methods), [[""; 0]; 0], "nothing changes on the node itself");
+    mesh.assert_equal();
+}
+
+#[test]
+fn a_local_app_lives_on_its_node_alone() {
+    let mut mesh = Mesh::new(2);
+    mesh.input(0, lists(None, None, Some((Area::Interop, "A"))));
+    let (a, a_id) = mesh.app_as(0, "joe", "A", false, None);
+    let (near, _) = mesh.app_as(0, "joe", "N", false, None);
+    let (far, far_id) = mesh.app_as(1, "joe", "F", false, None);
+    mesh.register(a, "1", "M");
+    mesh.register(far, "1", "M");
+    assert_eq!(seen(&mut mesh, a), ["N"]);
+    assert_eq!(seen(&mut mesh, far), ["N"]);
+    mesh.call(a, &far_id, "1");
+    mesh.call(far, &a_id, "1");
+    assert_eq!((mesh.take(a, ended), mesh.take(far, ended)), (vec!["no_target"], vec!["refused"]));
+    mesh.input(0, lists(None, None, None));
+    mesh.settle();
+    assert_eq!(seen(&mut mesh, a), ["F"]);
+    assert_eq!(mesh.take(far, methods), [["M"]]);
+    mesh.call(far, &a_id, "1");
+    let invocation = mesh.take(a, |event| match event {
+        Event::Invoke { invocation, .. } => Some(*invocation),
+        _ => None,
+    });
+    assert!(!mesh.take(near, methods).is_empty());
+    mesh.input(0, lists(None, None, Some((Area::Interop, "A"))));
+    mesh.settle();
+    assert_eq!(mesh.take(far, methods), [[""; 0]; 0], "not before the call has ended");
+    mesh.send(a, Command::Yield { invocation: invocation[0], result: None });
+    assert_eq!(mesh.take(far, methods), [["-\"1\""]]);
+}
+
+#[test]
+fn a_bus_that_is_local_neither_sends_nor_receives() {
+    let mut mesh = Mesh::new(2);
+    let (a, _) = mesh.app_as(0, "joe", "A", false, None);
+    let (near, _) = mesh.app_as(0, "joe", "N", false, None);
+    let (far, _) = mesh.app_as(1, "joe", "F", false, None);
+    for app in [a, near, far] {
+        let pattern = Text::from("t");
+        mesh.ask(app, |request| Command::BusSubscribe { request, pattern, routing_key: None });
+    }
+    let round = |mesh: &mut Mesh| {
+        for (app, data) in [(a, "1"), (far, "2")] {
+            let (topic, data) = (Text::from("t"), json(data));
+            mesh.send(app, Command::BusPublish { topic, routing_key: None, target: None, data });
+        }
+        [a, near, far].map(|app| mesh.take(app, bus))
+    };
+    assert_eq!(round(&mut mesh), [vec!["1", "2"], vec!["1", "2"], vec!["1", "2"]]);
+    mesh.input(0, lists(None, None, Some((Area::Bus, "A"))));
+    mesh.settle();
+    assert_eq!(round(&mut mesh), [vec!["1"], vec!["1", "2"], vec!["2"]]);
+    mesh.input(0, lists(None, None, Some((Area::Bus, "/./"))));
+    mesh.settle();
+    assert_eq!(round(&mut mesh), [vec!["1"], vec!["1"], vec!["2"]]);
+    mesh.input(0, lists(None, None, None));
+    mesh.settle();
+    assert_eq!(round(&mut mesh), [vec!["1", "2"], vec!["1", "2"], vec!["1", "2"]]);
 }
