@@ -7,7 +7,10 @@
 //!
 //! ```text
 //! GET  /admin/v1/{status,peers,apps,methods,contexts}     Authorization: Bearer <secret>
+//! GET  /admin/v1/who-sees?kind=context&name=…
 //! POST /admin/v1/token?ttl_s=900
+//! POST /admin/v1/service-token?user=…&ttl_s=…
+//! POST /admin/v1/reload
 //! ```
 //!
 //! The node builds its answers from the same row types that this side reads.
@@ -24,6 +27,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::output::{self, Cell, Table};
+use crate::reload::Reloaded;
+use crate::who_sees::Sights;
 
 /// What a running node says about itself to its owner's commands.
 #[derive(Clone, Serialize, Deserialize)]
@@ -194,6 +199,51 @@ pub fn run_token_create(data_dir: &Path, ttl: Duration) -> ExitCode {
         Ok(())
     });
     exit(answered, data_dir)
+}
+
+/// Has the node of a data directory make a token for a service, and prints the token alone.
+#[must_use]
+pub fn run_service_token(data_dir: &Path, user: &str, ttl: Duration) -> ExitCode {
+    let path = format!("/admin/v1/service-token?user={}&ttl_s={}", escaped(user), ttl.as_secs());
+    let answered = ask(data_dir, "POST", &path).and_then(|body| {
+        let answer: TokenAnswer = understood(&text(body)?)?;
+        output::line(&answer.token);
+        Ok(())
+    });
+    exit(answered, data_dir)
+}
+
+/// Has the node of a data directory read its configuration again, and says what has changed.
+#[must_use]
+pub fn run_reload(data_dir: &Path, json: bool) -> ExitCode {
+    let answered = ask(data_dir, "POST", "/admin/v1/reload").and_then(|body| {
+        let body = text(body)?;
+        match json {
+            true => output::json(body.trim_end()),
+            false => understood::<Reloaded>(&body)?.print(),
+        }
+        Ok(())
+    });
+    exit(answered, data_dir)
+}
+
+/// Asks the node of a data directory who sees something, and prints the answer.
+#[must_use]
+pub fn run_who_sees(data_dir: &Path, kind: &str, name: &str, explain: bool, json: bool) -> ExitCode {
+    let path = format!("/admin/v1/who-sees?kind={kind}&name={}", escaped(name));
+    let answered = ask(data_dir, "GET", &path).and_then(|body| {
+        let body = text(body)?;
+        match json {
+            true => output::json(body.trim_end()),
+            false => output::text(&understood::<Sights>(&body)?.render(name, explain)),
+        }
+        Ok(())
+    });
+    exit(answered, data_dir)
+}
+
+fn escaped(text: &str) -> impl fmt::Display {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
 fn exit(answered: Result<(), AdminError>, data_dir: &Path) -> ExitCode {

@@ -44,6 +44,10 @@ pub enum Command {
     Methods(QueryArgs),
     /// List the shared contexts
     Contexts(QueryArgs),
+    /// Tell who sees a context, a method or an app, on all nodes
+    WhoSees(WhoSeesArgs),
+    /// Have the node read its configuration again
+    Reload(QueryArgs),
     /// Start a small mesh on this machine, and show it at work
     Demo(DemoArgs),
     /// Check or show the configuration
@@ -89,6 +93,8 @@ pub struct UpArgs {
 pub enum TokenCommand {
     /// Print a token that lets one machine join, for `deskmesh up --join`
     Create(TokenCreateArgs),
+    /// Print a token that logs a service in at this node: an app that all users see
+    Service(ServiceTokenArgs),
 }
 
 /// How to make a token.
@@ -100,6 +106,59 @@ pub struct TokenCreateArgs {
     /// How long the token works: 90s, 15m, 2h or 1d
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
     pub ttl: Duration,
+}
+
+/// How to make a token for a service.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The app logs in with `auth: { token: '…' }`. Keep the token as secret as a password: who has it sees the
+apps of all users of this node's owner.")]
+pub struct ServiceTokenArgs {
+    /// The user name that the service goes by
+    #[arg(long, value_name = "NAME")]
+    pub user: String,
+    /// The data directory of the node to ask
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How long the token works: 90s, 15m, 2h or 365d
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = parse_duration)]
+    pub ttl: Duration,
+}
+
+/// What to look for.
+#[derive(Clone, Debug, Args)]
+pub struct WhoSeesArgs {
+    /// What it is
+    pub kind: WatchedKind,
+    /// Its name
+    pub name: String,
+    /// List the rules, too
+    #[arg(long)]
+    pub explain: bool,
+    /// Which node to ask, and how to answer.
+    #[command(flatten)]
+    pub query: QueryArgs,
+}
+
+/// What `who-sees` can look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WatchedKind {
+    /// A shared context or channel.
+    Context,
+    /// A method or stream.
+    Method,
+    /// An application.
+    App,
+}
+
+impl WatchedKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Context => "context",
+            Self::Method => "method",
+            Self::App => "app",
+        }
+    }
 }
 
 /// Which node to ask, and how to answer.
@@ -238,6 +297,13 @@ impl Command {
             Self::Token(TokenCommand::Create(args)) => {
                 Some(ask(&args.data_dir, &|dir| admin_client::run_token_create(&dir, args.ttl)))
             }
+            Self::Token(TokenCommand::Service(args)) => {
+                Some(ask(&args.data_dir, &|dir| admin_client::run_service_token(&dir, &args.user, args.ttl)))
+            }
+            Self::WhoSees(args) => Some(ask(&args.query.data_dir, &|dir| {
+                admin_client::run_who_sees(&dir, args.kind.word(), &args.name, args.explain, args.query.json)
+            })),
+            Self::Reload(args) => Some(ask(&args.data_dir, &|dir| admin_client::run_reload(&dir, args.json))),
             Self::Config(ConfigCommand::Check(args)) => Some(config::run_check(args.config.clone())),
             Self::Config(ConfigCommand::Show(args)) => Some(config::run_show(args.config.clone())),
             _ => None,

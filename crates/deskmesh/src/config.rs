@@ -11,6 +11,7 @@
 
 pub mod key;
 mod place;
+pub mod visibility;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output;
 use key::{Key, KeyError};
+use visibility::VisibilityConfig;
 
 /// Everything an operator may set, with every value checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Which local programs may connect.
     pub admit: Admit,
+    /// What other nodes get to know.
+    pub visibility: VisibilityConfig,
     /// Traces and the log.
     pub telemetry: TelemetryConfig,
     /// Bounds.
@@ -137,6 +141,7 @@ impl Config {
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             admit: Admit::SameOsUser,
+            visibility: VisibilityConfig::default(),
             telemetry: TelemetryConfig {
                 otlp_endpoint: None,
                 sample_ratio: 1.0,

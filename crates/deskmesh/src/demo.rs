@@ -39,10 +39,11 @@ pub fn run(once: bool) -> ExitCode {
 async fn show(once: bool) -> Result<(), Stop> {
     let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
     output::line("Two machines of one user, on this one:");
-    let london = up::start(up::private_config(dir.path().join("london"), "london", "demo", None)?).await?;
+    let london =
+        up::start(up::private_config(dir.path().join("london"), "london", "demo", None)?, None).await?;
     let token = london.token()?;
     let tokyo =
-        up::start(up::private_config(dir.path().join("tokyo"), "tokyo", "demo", Some(token))?).await?;
+        up::start(up::private_config(dir.path().join("tokyo"), "tokyo", "demo", Some(token))?, None).await?;
     for (name, node) in [("london", &london), ("tokyo", &tokyo)] {
         output::line(&format!("  {name:<7} {}", node.endpoints().join(", ")));
     }

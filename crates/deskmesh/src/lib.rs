@@ -10,10 +10,12 @@ mod local;
 mod outbox;
 pub mod output;
 mod owner;
+mod reload;
 #[cfg(test)]
 mod simulation;
 mod tokens;
 mod up;
+pub mod who_sees;
 
 pub use demo::run as demo;
 pub use up::run as up;

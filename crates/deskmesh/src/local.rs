@@ -26,6 +26,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::reload::Reloader;
 use crate::tokens::ClientTokens;
 
 /// How long a request's head may take.
@@ -35,6 +36,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Local {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) config: Config,
+    pub(crate) reloader: Reloader,
     pub(crate) tokens: ClientTokens,
     /// What a command must show to be answered.
     pub(crate) admin_secret: String,
@@ -53,6 +55,7 @@ impl Local {
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         config: Config,
+        reloader: Reloader,
         tokens: ClientTokens,
         admin_secret: String,
         mesh_addresses: Vec<String>,
@@ -63,6 +66,7 @@ impl Local {
         Arc::new(Self {
             gateway,
             config,
+            reloader,
             tokens,
             admin_secret,
             mesh_addresses,

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use mesh_core::visibility::Visibility;
 use mesh_core::{Input, NodeSettings, Timing};
 use mesh_identity::join::Candidate;
 use mesh_identity::{JoinToken, NodeIdentity, TokenStore};
@@ -21,9 +20,10 @@ use tokio::net::TcpListener;
 
 use crate::admin_client::NodeFile;
 use crate::cli::UpArgs;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Flags, Loaded};
 use crate::gateway::Gateway;
 use crate::local::Local;
+use crate::reload::Reloader;
 use crate::tokens::ClientTokens;
 use crate::{dialer, output};
 
@@ -58,9 +58,9 @@ pub fn run(args: &UpArgs) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        let running = start(config).await?;
+        let running = start(config, Some(args.flags())).await?;
         running.announce();
-        stop_signal().await?;
+        running.until_stopped().await?;
         running.stop().await;
         Ok(())
     });
@@ -105,7 +105,9 @@ pub(crate) struct Running {
 }
 
 /// Starts a node: directory, identity, listeners, then readiness.
-pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
+///
+/// `flags` is the command line it was configured with; without one the configuration cannot be read again.
+pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Running, Stop> {
     let dir = config.data_dir.clone();
     let lock = lock(&dir)?;
     let clock = Clock::start();
@@ -155,7 +157,7 @@ pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
         addresses: addresses.iter().map(|address| address.as_str().into()).collect(),
         domain: domain_of(identity.owner()),
         id_secret: random()?,
-        visibility: Visibility::default().with_built_in(),
+        visibility: config.visibility.lists().map_err(|problem| anyhow!(problem))?,
         limits: config.limits.model(),
         timing: Timing::default(),
     };
@@ -180,6 +182,7 @@ pub(crate) async fn start(config: Config) -> Result<Running, Stop> {
     let local = Local::new(
         gateway.clone(),
         config.clone(),
+        Reloader::new(config.clone(), flags),
         client_tokens,
         secret.clone(),
         addresses.clone(),
@@ -234,6 +237,30 @@ impl Running {
             );
         }
         output::line("Ctrl-C stops it.");
+    }
+
+    /// Waits for the signal to stop. Meanwhile a hangup signal makes the node read its configuration again.
+    async fn until_stopped(&self) -> Result<(), Stop> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+            let stopped = stop_signal();
+            tokio::pin!(stopped);
+            loop {
+                tokio::select! {
+                    result = &mut stopped => return result,
+                    _ = hangup.recv() => {
+                        if let Err(error) = self.local.reloader.reload(&self.local.gateway) {
+                            let problem = output::chain(&error);
+                            tracing::error!(%problem, "the configuration was not read again; nothing has changed");
+                        }
+                    }
+                }
+            }
+        }
+        #[cfg(not(unix))]
+        stop_signal().await
     }
 
     /// Returns where applications connect.
@@ -424,7 +451,7 @@ pub(crate) fn private_config(
         ("name", name.to_owned()),
         ("user", user.to_owned()),
     ];
-    let flags = crate::config::Flags { config: None, values };
+    let flags = Flags { config: None, values };
     let loaded = Config::load(flags).map_err(|error| Stop::new(error.to_string(), error.hint()))?;
     Ok(Config { join, ..loaded.config })
 }

@@ -47,29 +47,33 @@ struct Access {
 }
 
 impl Access {
-    fn allows(&self, session: &Session, restriction: Option<&Restriction>) -> bool {
-        restriction.is_none_or(|wanted| wanted.holds(&self.identity, &session.identity))
+    fn allows(&self, identity: &Json, restriction: Option<&Restriction>) -> bool {
+        restriction.is_none_or(|wanted| wanted.holds(&self.identity, identity))
     }
 
     /// Whoever is expressly allowed to write may read too.
-    fn may_read(&self, session: &Session) -> bool {
-        session.instance == self.creator
-            || self.allows(session, self.read.as_ref())
-            || (self.write.is_some() && self.allows(session, self.write.as_ref()))
+    fn may_read(&self, instance: &Text, identity: &Json) -> bool {
+        *instance == self.creator
+            || self.allows(identity, self.read.as_ref())
+            || (self.write.is_some() && self.allows(identity, self.write.as_ref()))
     }
 
-    fn may_write(&self, session: &Session) -> bool {
-        session.instance == self.creator || self.allows(session, self.write.as_ref())
+    fn may_write(&self, instance: &Text, identity: &Json) -> bool {
+        *instance == self.creator || self.allows(identity, self.write.as_ref())
     }
 }
 
 impl SharedContext {
+    pub(crate) fn may_be_read_by(&self, instance: &Text, identity: &Json) -> bool {
+        self.access.as_ref().is_none_or(|access| access.may_read(instance, identity))
+    }
+
     fn may_read(&self, session: &Session) -> bool {
-        self.access.as_ref().is_none_or(|access| access.may_read(session))
+        self.may_be_read_by(&session.instance, &session.identity)
     }
 
     fn may_write(&self, session: &Session) -> bool {
-        self.access.as_ref().is_none_or(|access| access.may_write(session))
+        self.access.as_ref().is_none_or(|access| access.may_write(&session.instance, &session.identity))
     }
 }
 
@@ -388,7 +392,7 @@ impl Node {
         }
         let id = context.id.clone();
         let may_read = |access: &Option<Access>, session: &Session| {
-            access.as_ref().is_none_or(|access| access.may_read(session))
+            access.as_ref().is_none_or(|access| access.may_read(&session.instance, &session.identity))
         };
         for session in self.sessions_of(&key.user) {
             let Some(own) = self.sessions.get(&session) else { continue };

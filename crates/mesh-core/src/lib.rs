@@ -23,6 +23,7 @@ mod registry;
 mod replica;
 mod restriction;
 mod session;
+mod sight;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -31,4 +32,5 @@ pub mod visibility;
 
 pub use io::{CloseReason, Input, Notice, Output};
 pub use node::{Node, NodeSettings, Timing};
+pub use sight::{Onlooker, SightView, Watched};
 pub use view::{AppView, ContextView, MethodView, PeerView, StatusView};

@@ -5,6 +5,7 @@
 //! node, so nobody there can see, call or subscribe to it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use mesh_model::{Area, Json, Text};
 use regex::Regex;
@@ -56,8 +57,16 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), regex })
     }
 
-    fn matches(&self, name: &str) -> bool {
+    /// Returns whether a name fulfils it.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
         self.regex.as_ref().map_or(self.text == name, |regex| regex.is_match(name))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -143,6 +152,9 @@ const LOCAL_CONTEXTS: &str = "#___(workspace|window|instance|window-hibernation)
 const LOCAL_METHODS: &str = r"#T42\..*";
 
 impl Visibility {
+    /// How many rules [`with_built_in`](Self::with_built_in) adds to the lists of contexts and of methods, each.
+    pub const BUILT_IN_PER_LIST: usize = 1;
+
     /// Adds the built-in rules behind those that are there: window, workspace and instance contexts and the
     /// platform's methods stay on their machine.
     #[must_use]

@@ -1,8 +1,10 @@
 //! The keys of the configuration: their names, what they may hold, and the nearest to a misspelt one.
 
+use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 
 use super::Environment;
+use super::visibility::List;
 
 /// One key.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ enum Kind {
     LogFilter,
     /// A whole number above 0.
     Count,
+    /// A visibility list.
+    Rules(List),
 }
 
 /// Every key, in the order in which people meet them.
@@ -48,6 +52,9 @@ pub const KEYS: &[Key] = &[
     Key { path: "allowed_origins", kind: Kind::Origins },
     Key { path: "allowed_hosts", kind: Kind::Hosts },
     Key { path: "admit", kind: Kind::Choice(&["same-os-user", "any-local"]) },
+    Key { path: "visibility.contexts", kind: Kind::Rules(List::Contexts) },
+    Key { path: "visibility.methods", kind: Kind::Rules(List::Methods) },
+    Key { path: "visibility.peers", kind: Kind::Rules(List::Peers) },
     Key { path: "telemetry.otlp_endpoint", kind: Kind::Endpoint },
     Key { path: "telemetry.sample_ratio", kind: Kind::Ratio },
     Key { path: "telemetry.log", kind: Kind::LogFilter },
@@ -113,12 +120,23 @@ impl Key {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::from(parts.collect::<Vec<_>>())
             }
+            // One that makes no sense as TOML is refused as what it is: a text.
+            Kind::Rules(_) => Toml::from_str::<Dict>(&format!("rules = {text}"))
+                .ok()
+                .and_then(|mut values| values.remove("rules"))
+                .unwrap_or_else(|| Value::from(text)),
             _ => Value::from(text),
         }
     }
 
     /// Returns the value in the one form that the rest of the program reads, if it is allowed.
     pub(super) fn check(&'static self, value: Value, env: &Environment) -> Result<Value, KeyError> {
+        if let Kind::Rules(list) = self.kind {
+            return match list.check(&value) {
+                Ok(()) => Ok(value),
+                Err(problem) => Err(KeyError::Rules { key: self, problem, expected: list.example() }),
+            };
+        }
         let checked = match self.kind {
             Kind::Name => text_where(&value, is_name),
             Kind::Directory => {
@@ -135,11 +153,15 @@ impl Key {
             Kind::Ratio => number(&value).filter(|ratio| (0.0..=1.0).contains(ratio)).map(Value::from),
             Kind::LogFilter => text_where(&value, |text| mesh_telemetry::logging::check_filter(text).is_ok()),
             Kind::Count => whole_number(&value).filter(|count| *count > 0).map(Value::from),
+            Kind::Rules(_) => None,
         };
         checked.ok_or_else(|| KeyError::Value {
             key: self,
             // Not even a token of the wrong form belongs on a screen.
-            found: (!self.is_secret()).then(|| written(&value)).flatten(),
+            found: (!self.is_secret())
+                .then(|| written(&value))
+                .flatten()
+                .filter(|text| text.chars().count() <= SHOWN_LEN_MAX),
             expected: self.expected(),
         })
     }
@@ -172,6 +194,7 @@ impl Key {
                 "\"error\", \"warn\", \"info\", \"debug\", \"trace\", \"off\", or a filter such as \"info,mesh_net=debug\""
             }
             Kind::Count => "a whole number above 0",
+            Kind::Rules(list) => list.example(),
         };
         fixed.to_owned()
     }
@@ -240,6 +263,15 @@ pub enum KeyError {
         /// The section.
         section: String,
     },
+    /// A rule of a list makes no sense.
+    Rules {
+        /// The key.
+        key: &'static Key,
+        /// Which rule, and what is wrong with it.
+        problem: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
     /// The value is not allowed.
     Value {
         /// The key.
@@ -270,6 +302,9 @@ impl std::fmt::Display for KeyError {
             Self::NoSection { section } => {
                 write!(f, "`{section}` must be a section, [{section}], with `key = value` lines below it")
             }
+            Self::Rules { key, problem, expected } => {
+                write!(f, "`{}`: {problem}; it must be {expected}", key.path)
+            }
             Self::Value { key, found: Some(found), expected } => {
                 write!(f, "`{}` is {found}, but must be {expected}", key.path)
             }
@@ -288,7 +323,9 @@ impl KeyError {
             }
             Self::Unknown { .. } => "Correct the name, or remove the line.".to_owned(),
             Self::NoSection { section } => format!("Correct it, or remove `{section}`."),
-            Self::Value { key, .. } => format!("Correct it, or remove `{}` to get its default.", key.path),
+            Self::Rules { key, .. } | Self::Value { key, .. } => {
+                format!("Correct it, or remove `{}` to get its default.", key.path)
+            }
         }
     }
 }
@@ -320,14 +357,30 @@ fn distance(left: &str, right: &str) -> usize {
     row[right.chars().count()]
 }
 
-/// Returns a value as it would be written in a file; `None` if it is not set or too long to show.
+/// Returns a value as it would be written in a file; `None` if it is not set.
 pub(super) fn written(value: &Value) -> Option<String> {
     if matches!(value, Value::Empty(..)) {
         return None;
     }
-    // JSON's texts, numbers and lists of them are TOML.
-    let text = serde_json::to_string(value).ok()?;
-    (text.chars().count() <= SHOWN_LEN_MAX).then_some(text)
+    Some(toml_of(&serde_json::to_value(value).ok()?))
+}
+
+/// Writes a value as TOML on one line: texts, numbers and lists of them look as in JSON.
+fn toml_of(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Array(values) => {
+            format!("[{}]", values.iter().map(toml_of).collect::<Vec<_>>().join(", "))
+        }
+        serde_json::Value::Object(members) => {
+            let bare = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            let members = members.iter().map(|(name, value)| match bare(name) {
+                true => format!("{name} = {}", toml_of(value)),
+                false => format!("{} = {}", serde_json::Value::from(name.as_str()), toml_of(value)),
+            });
+            format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
+        }
+        plain => plain.to_string(),
+    }
 }
 
 fn text_where(value: &Value, rule: impl Fn(&str) -> bool) -> Option<Value> {

@@ -9,9 +9,12 @@ use serde::Serialize;
 
 use super::{Answer, Local, text};
 use crate::admin_client::{AppRow, ContextRow, MethodRow, PeerRow, Status, TokenAnswer};
+use crate::tokens::Purpose;
 
 /// Shortest and longest life of a join token.
 const TTL_S: std::ops::RangeInclusive<u64> = 1..=86_400;
+/// The same of a service's token; the longest is what it gets unless it asks for less.
+const SERVICE_TTL_S: std::ops::RangeInclusive<u64> = 1..=31_536_000;
 
 pub(super) fn answer(local: &Local, request: &Request<Body>) -> Answer {
     let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -59,7 +62,13 @@ pub(super) fn answer(local: &Local, request: &Request<Body>) -> Answer {
             };
             json(&gateway.look(|node| node.contexts()).into_iter().map(row).collect::<Vec<_>>())
         }
+        (&Method::GET, "/admin/v1/who-sees") => who_sees(local, request),
         (&Method::POST, "/admin/v1/token") => token(local, request),
+        (&Method::POST, "/admin/v1/service-token") => service_token(local, request),
+        (&Method::POST, "/admin/v1/reload") => match local.reloader.reload(gateway) {
+            Ok(reloaded) => json(&reloaded),
+            Err(error) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &crate::output::chain(&error)),
+        },
         _ => text(StatusCode::NOT_FOUND, "there is no such question"),
     }
 }
@@ -118,24 +127,56 @@ fn node_names(local: &Local) -> impl Fn(mesh_model::NodeId) -> String {
 }
 
 fn token(local: &Local, request: &Request<Body>) -> Answer {
-    let refuse = |status, reason: &str| {
-        let mut answer = json(&serde_json::json!({ "error": reason }));
-        *answer.status_mut() = status;
-        answer
-    };
     let identity = local.gateway.identity();
     if !identity.is_authority() {
         let reason = "this node does not hold the mesh's certificate authority; create the token on the node that was started first";
         return refuse(StatusCode::CONFLICT, reason);
     }
-    let ttl =
-        request.uri().query().and_then(|query| query.strip_prefix("ttl_s=")).and_then(|ttl| ttl.parse().ok());
+    let ttl = parameter(request, "ttl_s").and_then(|ttl| ttl.parse().ok());
     let ttl = ttl.unwrap_or(mesh_identity::TOKEN_TTL_MS / 1000).clamp(*TTL_S.start(), *TTL_S.end());
     let now = local.gateway.clock.wall_ms();
     match local.gateway.tokens().create(identity, local.mesh_addresses.clone(), ttl * 1000, now) {
         Ok(token) => json(&TokenAnswer { token: token.line(), expires_in_s: ttl }),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
+}
+
+/// Makes a token that logs a service in: an app that all users see.
+fn service_token(local: &Local, request: &Request<Body>) -> Answer {
+    let Some(user) = parameter(request, "user").filter(|user| !user.is_empty()) else {
+        return refuse(StatusCode::BAD_REQUEST, "the name of the service's user is missing");
+    };
+    let ttl = parameter(request, "ttl_s").and_then(|ttl| ttl.parse().ok());
+    let ttl = ttl.unwrap_or(*SERVICE_TTL_S.end()).clamp(*SERVICE_TTL_S.start(), *SERVICE_TTL_S.end());
+    let token = local.tokens.make_for(Purpose::Service, &user, local.gateway.clock.wall_ms(), ttl);
+    json(&TokenAnswer { token: token.to_string(), expires_in_s: ttl })
+}
+
+fn who_sees(local: &Local, request: &Request<Body>) -> Answer {
+    let (kind, name) = (parameter(request, "kind"), parameter(request, "name"));
+    let (Some(kind), Some(name)) = (kind, name) else {
+        return refuse(StatusCode::BAD_REQUEST, "`kind` or `name` is missing");
+    };
+    let Ok(lists) = local.reloader.lists().lists() else {
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the visibility lists make no sense");
+    };
+    match crate::who_sees::answer(&local.gateway, &lists, &kind, &name) {
+        Some(sights) => json(&sights),
+        None => refuse(StatusCode::BAD_REQUEST, "`kind` must be context, method or app"),
+    }
+}
+
+/// Returns a parameter of the question.
+fn parameter(request: &Request<Body>, name: &str) -> Option<String> {
+    let mut pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(known, _)| *known == name)?;
+    percent_encoding::percent_decode_str(value).decode_utf8().ok().map(Into::into)
+}
+
+fn refuse(status: StatusCode, reason: &str) -> Answer {
+    let mut answer = json(&serde_json::json!({ "error": reason }));
+    *answer.status_mut() = status;
+    answer
 }
 
 fn json(value: &impl Serialize) -> Answer {

@@ -192,6 +192,7 @@ impl Session {
         let local = self.local.clone();
         let now = local.gateway.clock.wall_ms();
         // A client that logs in with a gateway token gets its issuer's user, and no login of its own.
+        let mut service = false;
         let proved: Result<(Text, Option<Text>, Option<Text>), String> = match login {
             Login::Secret { login } => {
                 let token = local.tokens.make(Purpose::Access, login, now);
@@ -199,7 +200,9 @@ impl Session {
             }
             Login::AccessToken(token) => local
                 .tokens
-                .check(Purpose::Access, token, now)
+                .check(Purpose::Service, token, now)
+                .inspect(|_| service = true)
+                .or_else(|_| local.tokens.check(Purpose::Access, token, now))
                 .map(|user| (user.clone(), Some(user), Some(token.detached())))
                 .map_err(Into::into),
             Login::GatewayToken(token) => local
@@ -214,7 +217,7 @@ impl Session {
                 self.attached = true;
                 let session = local.gateway.open_session(&self.outbox);
                 self.connection.will_attach(session, token);
-                let command = Command::Attach { request, identity, user: Some(user), login, service: false };
+                let command = Command::Attach { request, identity, user: Some(user), login, service };
                 local.gateway.input(Input::Session { session, command });
             }
             Err(reason) => self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason))),
