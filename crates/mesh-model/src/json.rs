@@ -332,9 +332,8 @@ pub fn edited(value: &Json, path: &[Key], edit: Edit<'_>) -> Json {
     let found = members.iter().rposition(|(key, _)| key == first);
     match (found, edit, rest.is_empty()) {
         (None, Edit::Remove, _) => return value.clone(),
-        (Some(at), Edit::Remove, true) => {
-            members.remove(at);
-        }
+        // All of that name: else one that the last had replaced would come back.
+        (Some(_), Edit::Remove, true) => members.retain(|(key, _)| key != first),
         (Some(at), ..) => members[at].1 = edited_child(&members[at].1, rest, edit),
         (None, Edit::Set(_), _) => {
             members.push((first.clone(), edited_child(&Json::from_static("{}"), rest, edit)));
@@ -664,5 +663,6 @@ mod tests {
         check("{\"a\":1}", "a.b", Some("1"), "{\"a\":{\"b\":1}}");
         check("{\"a\":{\"b\":1}}", "a.b", None, "{\"a\":{}}");
         check("{}", "a.b", None, "{}");
+        check("[{\"a\":1,\"b\":2,\"a\":3}]", "0.a", None, "[{\"b\":2}]");
     }
 }
