@@ -19,7 +19,7 @@ use crate::key;
 use crate::replica::Replica;
 
 /// The member under which client libraries carry trace context inside data: never part of the state.
-const TRACE_MEMBER: &[u8] = b"__interopIOTracePropagationInfo";
+pub(crate) const TRACE_MEMBER: &[u8] = b"__interopIOTracePropagationInfo";
 
 /// A write to one register of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,9 @@ impl Delta {
         }
         for (name, merge) in [("added", false), ("updated", true)] {
             let Some(value) = part(name) else { continue };
-            for (key, value) in value.members().ok_or_else(|| format!("`{name}` must be an object"))? {
+            let members = value.members().ok_or_else(|| format!("`{name}` must be an object"))?;
+            // Of two members of one name the last counts; a merge must not take both.
+            for (key, value) in members.into_iter().collect::<BTreeMap<Segment, Json>>() {
                 if key.0 == TRACE_MEMBER {
                     continue;
                 }
@@ -146,7 +148,7 @@ impl Delta {
         let path =
             command.member("path").and_then(|path| path.as_key()).ok_or("a command needs a string `path`")?;
         let value = command.member("value").unwrap_or_else(Json::null);
-        if path.0 == TRACE_MEMBER {
+        if path.0.split(|byte| *byte == b'.').next() == Some(TRACE_MEMBER) {
             return Ok(None);
         }
         let segments: Vec<Segment> = match path.0.is_empty() {
@@ -176,6 +178,10 @@ impl Delta {
         R: AsRef<Replica>,
     {
         for operation in &self.operations {
+            let removes = matches!(operation, Operation::RemoveKey(_) | Operation::Remove(_));
+            if removes && is_plain_root(state.as_ref(), root) {
+                continue;
+            }
             let step = match operation {
                 Operation::Reset(data) | Operation::Root(data) => assign(root, data),
                 Operation::SetKey(name, value) => set_key(root, name, value),
@@ -241,6 +247,12 @@ fn depth_of(value: &Json) -> usize {
 /// Returns whether clients refuse a path with this segment.
 fn is_forbidden(segment: &Segment) -> bool {
     matches!(segment.0.as_ref(), b"__proto__" | b"constructor" | b"prototype")
+}
+
+/// Returns whether the whole value is no object, so that there is nothing in it to remove.
+fn is_plain_root(replica: &Replica, root: &Bytes) -> bool {
+    replica.get(root).is_some_and(|entry| entry.value.is_some())
+        && value(replica, root).kind() != Kind::Object
 }
 
 /// A client that removes the last member of an object keeps the object. Where it was there only by

@@ -333,7 +333,8 @@ impl Node {
             return;
         };
         // Of two members of one name the last counts.
-        let members: BTreeMap<Segment, Json> = members.into_iter().collect();
+        let members: BTreeMap<Segment, Json> =
+            members.into_iter().filter(|(name, _)| name.0 != content::TRACE_MEMBER).collect();
         let size = data.map_or(0, Json::len);
         let (Some(header), Ok(())) = (self.header(key), self.room_for(members.len(), size)) else { return };
         let updater = self.sessions[&session].instance.clone();

@@ -1,0 +1,49 @@
+//! What fuzzing found, as conversations.
+
+use mesh_model::Lifetime;
+
+use super::mesh::Mesh;
+
+/// Creates a context from `data`, changes it, and checks what it is then on two nodes.
+fn check(data: &str, delta: &str, expected: &str) {
+    let mut mesh = Mesh::new(2);
+    let (app, _) = mesh.app(0, "joe");
+    mesh.create(app, "c", data, Lifetime::Retained);
+    let id = mesh.context(0, "c").unwrap();
+    mesh.update(app, &id, delta);
+    for node in 0..2 {
+        assert_eq!(mesh.value(node, "c").as_deref(), Some(expected), "{data} {delta}");
+    }
+}
+
+#[test]
+fn nothing_is_removed_from_what_has_no_parts() {
+    for value in ["5", "[{}]", "\"a\""] {
+        check(value, r#"{"removed":["0"]}"#, value);
+        check(value, r#"{"commands":[{"type":"remove","path":"0"}]}"#, value);
+    }
+}
+
+#[test]
+fn of_two_updates_of_one_name_the_last_counts() {
+    check("{}", r#"{"updated":{"o":{"a":1},"o":{"b":2}}}"#, r#"{"o":{"b":2}}"#);
+}
+
+#[test]
+fn a_replaced_member_does_not_come_back_when_its_successor_is_removed() {
+    let remove = r#"{"commands":[{"type":"remove","path":"l.0.a"}]}"#;
+    check(r#"{"l":[{"a":1,"a":2}]}"#, remove, r#"{"l":[{}]}"#);
+}
+
+#[test]
+fn trace_context_is_no_part_of_a_context_by_a_path_or_a_late_creation() {
+    let path = "__interopIOTracePropagationInfo.traceparent";
+    check("{}", &format!(r#"{{"commands":[{{"type":"set","path":"{path}","value":1}}]}}"#), "{}");
+
+    let mut mesh = Mesh::new(2);
+    let (one, _) = mesh.app(0, "joe");
+    let (two, _) = mesh.app(1, "joe");
+    mesh.create(one, "c", "{}", Lifetime::Retained);
+    mesh.create(two, "c", r#"{"__interopIOTracePropagationInfo":{},"a":1}"#, Lifetime::Retained);
+    assert_eq!(mesh.value(0, "c").as_deref(), Some(r#"{"a":1}"#));
+}
