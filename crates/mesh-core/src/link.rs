@@ -268,6 +268,8 @@ impl Node {
             }
             LinkMessage::Digest { domain, vector, hash } => {
                 if domain == self.settings.domain {
+                    // A node that has nothing to send says only here what it has covered since.
+                    join(&mut known.said, &vector);
                     self.compare(link, &vector, hash);
                 }
             }

@@ -3,6 +3,7 @@
 use mesh_model::Lifetime;
 
 use super::mesh::Mesh;
+use crate::Input;
 
 /// Creates a context from `data`, changes it, and checks what it is then on two nodes.
 fn check(data: &str, delta: &str, expected: &str) {
@@ -46,4 +47,15 @@ fn trace_context_is_no_part_of_a_context_by_a_path_or_a_late_creation() {
     mesh.create(one, "c", "{}", Lifetime::Retained);
     mesh.create(two, "c", r#"{"__interopIOTracePropagationInfo":{},"a":1}"#, Lifetime::Retained);
     assert_eq!(mesh.value(0, "c").as_deref(), Some(r#"{"a":1}"#));
+}
+
+/// The last tombstones of a quiet mesh: the neighbour has nothing to send that would say it has them.
+#[test]
+fn tombstones_go_when_the_neighbour_is_silent() {
+    let mut mesh = Mesh::new(2);
+    let (app, _) = mesh.app(1, "joe");
+    mesh.input(1, Input::SessionClosed { session: mesh_model::SessionId(app.1) });
+    mesh.settle();
+    mesh.wait_ms(3_700_000);
+    assert_eq!(mesh.nodes.iter().map(|node| node.status().entries).collect::<Vec<_>>(), [2, 2]);
 }
