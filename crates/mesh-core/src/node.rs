@@ -357,7 +357,9 @@ impl Node {
     }
 
     fn stamp(&mut self, seq: u64) -> Stamp {
-        self.hlc = Hlc((self.hlc.0 + 1).max(Hlc::from_wall_ms(self.now.wall_ms).0));
+        // At its end, which only a stamp from a broken node can bring it to, the clock stands still; the
+        // dot goes on, so that stamps still differ.
+        self.hlc = Hlc(self.hlc.0.saturating_add(1).max(Hlc::from_wall_ms(self.now.wall_ms).0));
         Stamp { hlc: self.hlc, dot: Dot { origin: self.origin(), seq } }
     }
 

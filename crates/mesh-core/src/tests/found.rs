@@ -1,6 +1,9 @@
 //! What fuzzing found, as conversations.
 
-use mesh_model::Lifetime;
+use mesh_model::link::{BatchEnd, WireEntry};
+use mesh_model::{
+    Dot, Hlc, Incarnation, Json, Lifetime, LinkId, LinkMessage, LinkPeer, NodeId, Origin, Text, VersionVector,
+};
 
 use super::mesh::Mesh;
 use crate::Input;
@@ -58,4 +61,40 @@ fn tombstones_go_when_the_neighbour_is_silent() {
     mesh.settle();
     mesh.wait_ms(3_700_000);
     assert_eq!(mesh.nodes.iter().map(|node| node.status().entries).collect::<Vec<_>>(), [2, 2]);
+}
+
+/// A stamp at the end of time: what is written after it is still taken, and newer.
+#[test]
+fn a_clock_at_its_end_stands_still() {
+    let mut mesh = Mesh::unlinked(1);
+    let (app, _) = mesh.app(0, "joe");
+    let link = LinkId(9);
+    let node = NodeId([9; 16]);
+    mesh.input(0, Input::LinkOpened { link, peer: LinkPeer { node, dialled: false } });
+    let incarnation = Incarnation(1);
+    let hello = LinkMessage::Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        incarnation,
+        name: "broken".into(),
+        wall_ms: 0,
+        addresses: Vec::new(),
+    };
+    let origin = Origin { node, incarnation };
+    let entry = WireEntry {
+        key: crate::key::node(node),
+        dot: Dot { origin, seq: 1 },
+        hlc: Hlc(u64::MAX),
+        value: Some("broken\u{0}".into()),
+    };
+    let end = BatchEnd { vector: VersionVector::from([(origin, 1)]), floor: VersionVector::new() };
+    let domain = super::mesh::settings(0, 1).domain;
+    let batch = LinkMessage::Batch { domain, entries: vec![entry], end: Some(end), reset: false };
+    for message in [hello, batch] {
+        mesh.input(0, Input::Link { link, message });
+    }
+    mesh.create(app, "c", r#"{"a":1}"#, Lifetime::Retained);
+    let id: Text = mesh.context(0, "c").unwrap();
+    mesh.update(app, &id, r#"{"updated":{"a":2}}"#);
+    assert_eq!(mesh.value(0, "c"), Some(Json::from_static(r#"{"a":2}"#).to_string()));
 }
