@@ -114,6 +114,9 @@ pub struct LimitsConfig {
     pub batch_bytes_max: usize,
     pub held_messages_max: usize,
     pub call_ms_max: u64,
+    pub departed_sessions_max: usize,
+    pub departed_bytes_max: usize,
+    pub departed_ms_max: u64,
     /// How long a connection may take to log in, in milliseconds.
     pub hello_timeout_ms: u64,
 }
@@ -180,6 +183,9 @@ impl Default for LimitsConfig {
             batch_bytes_max: model.batch_bytes_max,
             held_messages_max: model.held_messages_max,
             call_ms_max: model.call_ms_max,
+            departed_sessions_max: model.departed_sessions_max,
+            departed_bytes_max: model.departed_bytes_max,
+            departed_ms_max: model.departed_ms_max,
             hello_timeout_ms: 5_000,
         }
     }
@@ -201,6 +207,9 @@ impl LimitsConfig {
             batch_bytes_max: self.batch_bytes_max,
             held_messages_max: self.held_messages_max,
             call_ms_max: self.call_ms_max,
+            departed_sessions_max: self.departed_sessions_max,
+            departed_bytes_max: self.departed_bytes_max,
+            departed_ms_max: self.departed_ms_max,
         }
     }
 }

@@ -15,7 +15,7 @@ use mesh_core::{CloseReason, Input, Node, NodeSettings, Notice, Output};
 use mesh_identity::join::{Exporter, JoinAnswer, JoinRequest};
 use mesh_identity::{NodeIdentity, PeerIdentity, TokenStore};
 use mesh_model::trace::TraceContext;
-use mesh_model::{Lane, LinkId, LinkPeer, NodeId, SessionId, Text};
+use mesh_model::{Lane, LinkId, LinkPeer, NodeId, SessionId, Text, Tick};
 use mesh_net::clock::Clock;
 use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError};
 use mesh_telemetry::sampling::RatioSampler;
@@ -115,8 +115,9 @@ impl Gateway {
         session
     }
 
-    pub(crate) fn close_session(&self, session: SessionId) {
-        self.input(Input::SessionClosed { session });
+    /// Ends a session. Its application was last heard of then, or has closed its connection itself.
+    pub(crate) fn close_session(&self, session: SessionId, heard: Option<Tick>) {
+        self.input(Input::SessionClosed { session, heard });
         self.outboxes.remove(&session);
     }
 

@@ -142,6 +142,33 @@ impl Delta {
         self.plain
     }
 
+    /// Returns whether the delta assigns the whole value.
+    pub(crate) fn replaces_all(&self) -> bool {
+        self.operations.iter().any(|operation| matches!(operation, Operation::Reset(_) | Operation::Root(_)))
+    }
+
+    /// Returns whether the delta says nothing.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Keeps only the operations on paths of which `keep` says so. Returns whether any is gone.
+    pub(crate) fn retain(&mut self, root: &Bytes, keep: impl Fn(&Bytes) -> bool) -> bool {
+        let before = self.operations.len();
+        self.operations.retain(|operation| match operation {
+            Operation::Reset(_) | Operation::Root(_) => keep(root),
+            Operation::SetKey(name, _) | Operation::MergeKey(name, _) | Operation::RemoveKey(name) => {
+                keep(&key::below(root, &name.0))
+            }
+            Operation::Set(path, _) | Operation::Remove(path) => {
+                keep(&path.iter().fold(root.clone(), |at, segment| key::below(&at, &segment.0)))
+            }
+        });
+        let dropped = self.operations.len() < before;
+        self.plain &= !dropped;
+        dropped
+    }
+
     fn command(command: &Json) -> Result<Option<Operation>, String> {
         let kind =
             command.member("type").and_then(|kind| kind.as_text()).ok_or("a command needs a `type`")?;

@@ -197,7 +197,7 @@ impl Node {
     }
 
     /// Returns where the entries of a context are.
-    fn store(&self, key: &ContextKey) -> &Replica {
+    pub(crate) fn store(&self, key: &ContextKey) -> &Replica {
         if self.is_local(key) { &self.local } else { &self.replica }
     }
 
@@ -267,6 +267,11 @@ impl Node {
         Event::ContextAdded { context: id.clone(), name: key.name.clone(), creator }
     }
 
+    /// Returns who wrote to a context last.
+    pub(crate) fn last_updater(&self, key: &ContextKey) -> Option<Text> {
+        self.header(key).map(|header| header.updater)
+    }
+
     fn header(&self, key: &ContextKey) -> Option<Header> {
         Header::parse(self.store(key).get(&key.header())?.value.as_ref()?)
     }
@@ -290,7 +295,7 @@ impl Node {
             let reason = Reason::NameTooLong { what: "context name", max: NAME_BYTES_MAX as u64 };
             return self.refuse(session, request, reason);
         }
-        let (user, creator) = (own.user.clone(), own.instance.clone());
+        let (user, creator, identity) = (own.user.clone(), own.instance.clone(), own.identity.clone());
         let key = ContextKey { user, name: name.detached() };
         if let Some(known) = self.contexts.get(&key) {
             if !known.may_read(own) {
@@ -303,6 +308,9 @@ impl Node {
             }
             return self.enter(session, request, &key);
         }
+        if self.create_phantom(session, &request, &key, data.as_ref()) {
+            return;
+        }
         let data = data.filter(|data| !data.is_null()).unwrap_or_else(|| Json::from_static("{}"));
         let mut step = content::assign(&key.root(), &data);
         if data.members().is_some() {
@@ -310,7 +318,7 @@ impl Node {
             // moment must not be wiped.
             step.remove(0);
         }
-        let permissions = permissions_to_bytes(permissions, &own.identity);
+        let permissions = permissions_to_bytes(permissions, &identity);
         let header = Header { lifetime, creator: creator.clone(), updater: creator, permissions };
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
         if lifetime != Lifetime::Retained {
@@ -320,7 +328,9 @@ impl Node {
         if let Err(reason) = self.room_for(step.len(), data.len()) {
             return self.refuse(session, request, reason);
         }
+        let from = self.cursor();
         self.write_context(&key, step);
+        self.note_wrote(session, from);
         let id = self.know_context(&key);
         self.announce_context(&key);
         self.add_member(session, &key);
@@ -333,18 +343,26 @@ impl Node {
             return;
         };
         // Of two members of one name the last counts.
-        let members: BTreeMap<Segment, Json> =
+        let mut members: BTreeMap<Segment, Json> =
             members.into_iter().filter(|(name, _)| name.0 != content::TRACE_MEMBER).collect();
         let size = data.map_or(0, Json::len);
         let (Some(header), Ok(())) = (self.header(key), self.room_for(members.len(), size)) else { return };
         let updater = self.sessions[&session].instance.clone();
         let root = key.root();
+        if self.is_first_word(session, key) {
+            members.retain(|name, _| !self.has_news_for(session, key, &key::below(&root, &name.0)));
+        }
         let before = content::before(self.store(key), &root, members.keys());
         let mut step: Step =
             members.iter().flat_map(|(name, value)| content::set_key(&root, name, value)).collect();
+        if step.is_empty() {
+            return;
+        }
         let header = Header { updater: updater.clone(), ..header };
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
+        let from = self.cursor();
         self.write_context(key, step);
+        self.note_wrote(session, from);
         self.context_changed(key, &header, Some(&before));
     }
 
@@ -368,6 +386,7 @@ impl Node {
     }
 
     fn announce_context(&mut self, key: &ContextKey) {
+        self.end_phantoms_of(key);
         let Some(context) = self.contexts.get(key) else { return };
         let event = self.added(key, &context.id);
         for other in self.readers(key, context) {
@@ -438,10 +457,10 @@ impl Node {
         }
     }
 
-    /// Subscribes a session and answers with the present value.
+    /// Subscribes a session and answers with the value.
     fn enter(&mut self, session: SessionId, request: Request, key: &ContextKey) {
         self.add_member(session, key);
-        let data = self.context_value(key);
+        let data = self.shown_value(session, key);
         let Some(context) = self.contexts.get(key) else { return };
         let event =
             Event::ContextSnapshot { request, context: context.id.clone(), name: key.name.clone(), data };
@@ -456,6 +475,10 @@ impl Node {
     }
 
     pub(crate) fn subscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
+        if let Some((name, data)) = self.phantom(session, id) {
+            let context = id.detached();
+            return self.tell(session, Event::ContextSnapshot { request, context, name, data });
+        }
         match self.find_context(session, id, SharedContext::may_read) {
             Ok(key) => self.enter(session, request, &key),
             Err(reason) => self.refuse(session, request, reason),
@@ -463,6 +486,9 @@ impl Node {
     }
 
     pub(crate) fn unsubscribe_context(&mut self, session: SessionId, request: Request, id: &Text) {
+        if self.phantom(session, id).is_some() {
+            return self.done(session, request);
+        }
         match self.find_context(session, id, |_, _| true) {
             Ok(key) => {
                 self.remove_member(session, &key);
@@ -473,8 +499,11 @@ impl Node {
     }
 
     pub(crate) fn update_context(&mut self, session: SessionId, request: Request, id: &Text, delta: Json) {
+        if self.phantom(session, id).is_some() {
+            return self.done(session, request);
+        }
         let found = self.find_context(session, id, SharedContext::may_write);
-        let (key, parsed) = match found.and_then(|key| {
+        let (key, mut parsed) = match found.and_then(|key| {
             let parsed =
                 Delta::parse(&delta).map_err(|problem| Reason::BadDelta { problem: problem.into() })?;
             self.room_for(1, delta.len())?;
@@ -483,6 +512,10 @@ impl Node {
             Ok(found) => found,
             Err(reason) => return self.refuse(session, request, reason),
         };
+        if self.drop_stale(session, &key, &mut parsed) && parsed.is_empty() {
+            return self.done(session, request);
+        }
+        let from = self.cursor();
         let mut edited = Edited { node: self, key: &key, written: false };
         parsed.resolve(&key.root(), &mut edited, Edited::write);
         let written = edited.written;
@@ -491,11 +524,13 @@ impl Node {
             let header = Header { updater: updater.clone(), ..header };
             self.write_context(&key, vec![Write { key: key.header(), value: Some(header.to_bytes()) }]);
         }
+        self.note_wrote(session, from);
         if let Some(context) = self.contexts.get_mut(&key) {
             context.value = None;
             let context_id = context.id.clone();
-            let told: Vec<SessionId> =
+            let mut told: Vec<SessionId> =
                 context.members.iter().copied().filter(|member| *member != session).collect();
+            told.retain(|member| !self.is_held_back(*member, &key));
             // The others get the delta as it was sent where they compute from it what this node
             // computed, and else the result.
             let delta = match parsed.is_plain() {
@@ -511,6 +546,9 @@ impl Node {
     }
 
     pub(crate) fn destroy_context(&mut self, session: SessionId, request: Request, id: &Text) {
+        if self.phantom(session, id).is_some() {
+            return self.done(session, request);
+        }
         let key = match self.find_context(session, id, SharedContext::may_write) {
             Ok(key) => key,
             Err(reason) => return self.refuse(session, request, reason),
@@ -521,7 +559,9 @@ impl Node {
         if not_owner {
             return self.refuse(session, request, Reason::NotAuthorized);
         }
+        let from = self.cursor();
         self.destroy(&key, &Cause::Destroyed);
+        self.note_wrote(session, from);
         self.done(session, request);
     }
 
@@ -556,6 +596,7 @@ impl Node {
             if let Some(session) = self.sessions.get_mut(&member) {
                 session.contexts.remove(key);
             }
+            self.let_go(member, key);
         }
         for session in told {
             self.tell(session, Event::ContextDestroyed { context: gone.id.clone(), cause: cause.clone() });
@@ -566,6 +607,7 @@ impl Node {
         if let Some(own) = self.sessions.get_mut(&session) {
             own.contexts.remove(key);
         }
+        self.let_go(session, key);
         let Some(context) = self.contexts.get_mut(key) else { return };
         context.members.remove(&session);
         self.publish_hold(key);
@@ -672,6 +714,9 @@ impl Node {
         let (id, members) = (context.id.clone(), context.members.clone());
         let Some(delta) = content::delta_for(self.store(key), &key.root(), before) else { return };
         for member in members {
+            if self.is_held_back(member, key) {
+                continue;
+            }
             let (context, updater, delta) = (id.clone(), header.updater.clone(), delta.clone());
             self.tell(member, Event::ContextUpdated { context, updater, delta });
         }

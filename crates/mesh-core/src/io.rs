@@ -1,7 +1,9 @@
 //! All that goes into a node and all that comes out.
 
 use mesh_model::trace::Hop;
-use mesh_model::{Command, Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text};
+use mesh_model::{Command, Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text, Tick};
+
+use crate::Recognition;
 
 use crate::visibility::Visibility;
 
@@ -19,7 +21,12 @@ pub enum Input {
     SessionClosed {
         /// Whose.
         session: SessionId,
+        /// When anything last came from the application, be it an answer to a ping: what this node has
+        /// told it since may be lost. `None` if it said goodbye, and so will not return.
+        heard: Option<Tick>,
     },
+    /// At the start: a former life of this node knew this session.
+    SessionRemembered(Recognition),
     /// A link to an authenticated node of the same owner is there.
     LinkOpened {
         /// The link.

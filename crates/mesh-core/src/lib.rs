@@ -7,8 +7,9 @@
 //! the same inputs give the same outputs on every machine.
 //!
 //! Where to look: who may see what, `session`; who offers what anywhere, `registry`; one call's life,
-//! `call`; streams, `stream`; shared contexts, `context` over `content`; pub/sub, `bus`; other nodes and
-//! their liveness, `link`; the replicated state beneath it all, `replica`.
+//! `call`; streams, `stream`; shared contexts, `context` over `content`; clients whose connection broke,
+//! `returning`; pub/sub, `bus`; other nodes and their liveness, `link`; the replicated state beneath it
+//! all, `replica`.
 
 mod bus;
 mod call;
@@ -22,6 +23,7 @@ mod party;
 mod registry;
 mod replica;
 mod restriction;
+mod returning;
 mod session;
 mod sight;
 mod stream;
@@ -32,5 +34,6 @@ pub mod visibility;
 
 pub use io::{CloseReason, Input, Notice, Output};
 pub use node::{Node, NodeSettings, Timing};
+pub use returning::Recognition;
 pub use sight::{Onlooker, SightView, Watched};
 pub use view::{AppView, ContextView, MethodView, PeerView, StatusView};

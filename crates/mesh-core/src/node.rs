@@ -16,6 +16,7 @@ use crate::key::{ContextKey, UserKey};
 use crate::link::Link;
 use crate::registry::{RemoteInstance, RemoteNode};
 use crate::replica::{Changes, Replica};
+use crate::returning::{Departures, Resuming};
 use crate::session::Session;
 use crate::stream::{Branch, Interest, RemoteSubscription};
 use crate::visibility::Visibility;
@@ -122,6 +123,9 @@ pub struct Node {
 
     pub(crate) contexts: BTreeMap<ContextKey, SharedContext>,
     pub(crate) context_ids: BTreeMap<Text, ContextKey>,
+    pub(crate) departures: Departures,
+    /// The sessions whose clients have just returned.
+    pub(crate) resuming: BTreeMap<SessionId, Resuming>,
     pub(crate) bus: Bus,
 
     pub(crate) links: BTreeMap<LinkId, Link>,
@@ -161,6 +165,8 @@ impl Node {
             remote_branches: BTreeMap::new(),
             contexts: BTreeMap::new(),
             context_ids: BTreeMap::new(),
+            departures: Departures::default(),
+            resuming: BTreeMap::new(),
             bus: Bus::default(),
             links: BTreeMap::new(),
             divergences: 0,
@@ -173,9 +179,11 @@ impl Node {
     /// Takes one input. Drain [`poll_output`](Self::poll_output) before the next.
     pub fn handle(&mut self, input: Input, now: Now) {
         self.now = now;
+        self.note_arrivals();
         match input {
             Input::Session { session, command } => self.command(session, command),
-            Input::SessionClosed { session } => self.detach(session),
+            Input::SessionClosed { session, heard } => self.detach(session, heard),
+            Input::SessionRemembered(known) => self.remember_session(known),
             Input::LinkOpened { link, peer } => self.link_opened(link, peer),
             Input::Link { link, message } => self.link_message(link, message),
             Input::LinkDrained { link } => self.link_drained(link),
@@ -190,8 +198,10 @@ impl Node {
     /// Does what is due. Calling it too early or too often does no harm.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
+        self.note_arrivals();
         self.link_timers();
         self.call_timers();
+        self.returning_timers();
         self.settle_rows();
         self.flush_links();
     }
@@ -205,17 +215,18 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         let call = self.deadlines.first().map(|(at, _)| *at);
-        self.link_timeout().into_iter().chain(call).min()
+        self.link_timeout().into_iter().chain(call).chain(self.returning_timeout()).min()
     }
 
     fn command(&mut self, session: SessionId, command: Command) {
         if let Command::Attach { request, identity, user, login, service } = command {
             return self.attach(session, request, &identity, user, login, service);
         }
-        if !self.sessions.contains_key(&session) {
+        let Some(own) = self.sessions.get_mut(&session) else {
             // Without a session there is nobody to answer; the adapter has said so already.
             return;
-        }
+        };
+        own.asked = self.now.tick;
         match command {
             Command::Attach { .. } => {}
             Command::Join { request, area, restrictions } => {

@@ -87,9 +87,21 @@ impl Replica {
         self.bytes
     }
 
+    /// Has what arrives next be counted from here on.
+    pub(crate) fn arrive_from(&mut self, cursor: u64) {
+        self.next_arrival = self.next_arrival.max(cursor);
+    }
+
     /// Returns the highest arrival so far; entries that come later have higher ones.
     pub(crate) const fn cursor(&self) -> u64 {
         self.next_arrival
+    }
+
+    /// Returns whether an entry at, above or below a path arrived when `wanted` says so.
+    pub(crate) fn has_arrivals(&self, path: &[u8], wanted: impl Fn(u64) -> bool) -> bool {
+        let above = ancestors(path).filter(|above| above.len() < path.len());
+        let above = above.filter_map(|above| self.get(above));
+        above.chain(self.below(path).map(|(_, entry)| entry)).any(|entry| wanted(entry.arrival))
     }
 
     /// Returns the newest life known of a node.

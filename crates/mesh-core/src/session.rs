@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mesh_model::json;
-use mesh_model::{Area, CallId, Cause, Event, Json, Key, Kind, Reason, Request, SessionId, Text, Words};
+use mesh_model::{
+    Area, CallId, Cause, Event, Json, Key, Kind, Reason, Request, SessionId, Text, Tick, Words,
+};
 
 use crate::content::Write;
 use crate::key::{self, ContextKey, UserKey};
@@ -15,6 +17,7 @@ use crate::node::Node;
 use crate::party::Party;
 use crate::registry::{Method, definitions_for};
 use crate::restriction::Restriction;
+use crate::returning::{self, Wrote};
 use crate::visibility::{Scope, Visibility};
 use crate::{CloseReason, Output};
 
@@ -48,6 +51,12 @@ pub(crate) struct Session {
     pub(crate) contexts: BTreeSet<ContextKey>,
     /// Its bus subscriptions.
     pub(crate) topics: BTreeSet<u64>,
+    /// What its client is known by when it returns.
+    pub(crate) recognised_by: Option<Json>,
+    /// The writes to contexts that it made last.
+    pub(crate) wrote: Wrote,
+    /// When it last asked for something.
+    pub(crate) asked: Tick,
     /// Its whole identity, if it came with an instance name of its own.
     fixed_identity: Option<Json>,
 }
@@ -93,6 +102,12 @@ impl Node {
         }
         let own_instance = members.iter().any(|(name, value)| name.0 == b"instance"[..] && !value.is_null());
         let instance = self.next_name('p');
+        let user_key = UserKey::new(user.as_ref());
+        let recognised_by = returning::recognised_by(identity);
+        let mut returned = match own_instance {
+            true => None,
+            false => self.returning(&user_key, recognised_by.as_ref()),
+        };
         let mut resolved: Vec<(Key, Json)> = Vec::with_capacity(members.len() + 4);
         let mut set = |name: Key, value: Json| match resolved.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = value,
@@ -102,7 +117,9 @@ impl Node {
             set(Key(bytes::Bytes::copy_from_slice(&name.0)), value);
         }
         if !own_instance {
-            set(Key::new("instance"), Json::string(&self.next_name('i')));
+            // Applications hand this name to each other: a client that returns keeps it.
+            let name = returned.as_ref().map(|(name, _)| name.clone());
+            set(Key::new("instance"), Json::string(&name.unwrap_or_else(|| self.next_name('i'))));
         }
         // What an application says of its machine and user counts for nothing: others decide by these.
         set(Key::new("machine"), Json::string(&self.settings.name));
@@ -121,8 +138,12 @@ impl Node {
         {
             // The same application again: its old connection is half dead, or it was started twice. The
             // newcomer is let in, for a client that is refused here gives up for good.
-            self.detach(old);
+            let heard = self.sessions.get(&old).map(|old| old.asked);
+            self.detach(old, heard);
             self.emit(Output::CloseSession { session: old, reason: CloseReason::TakenOver });
+        }
+        if own_instance {
+            returned = self.returning(&user_key, recognised_by.as_ref());
         }
         for (_, value) in &mut resolved {
             if value.as_bytes() == &b"\"?\""[..] {
@@ -133,7 +154,7 @@ impl Node {
         let text =
             |name: &str| identity.member(name).and_then(|value| value.as_text()).map(|text| text.detached());
         let application = text("application").unwrap_or_default();
-        let user = UserKey::new(user.as_ref());
+        let user = user_key;
         self.instances.insert(instance.clone(), session);
         self.by_user.entry(user.clone()).or_default().insert(session);
         if service {
@@ -161,18 +182,30 @@ impl Node {
             subscribed: BTreeSet::new(),
             contexts: BTreeSet::new(),
             topics: BTreeSet::new(),
+            recognised_by,
+            wrote: Wrote::default(),
+            asked: self.now.tick,
             fixed_identity,
         };
         self.sessions.insert(session, new);
+        self.note_recognition();
+        if let Some((_, resuming)) = returned {
+            self.resuming.insert(session, resuming);
+        }
         self.tell(session, Event::Attached { request, instance, identity });
         self.announce_contexts(session, &user);
     }
 
-    /// Ends a session: everything that was its own goes, in the order its neighbours need.
-    pub(crate) fn detach(&mut self, session: SessionId) {
+    /// Ends a session: everything that was its own goes, in the order its neighbours need. Its client may
+    /// return if it was cut off, which `heard` tells: when it was last heard of.
+    pub(crate) fn detach(&mut self, session: SessionId, heard: Option<Tick>) {
         if !self.sessions.contains_key(&session) {
             return;
         }
+        let left = heard.and_then(|heard| self.departing(session, heard));
+        let from = self.cursor();
+        self.resuming.remove(&session);
+        self.note_recognition();
         self.leave_interop(session, &Cause::Disconnected);
         self.leave_bus(session);
         self.leave_contexts(session);
@@ -187,6 +220,9 @@ impl Node {
             if of_user.is_empty() {
                 self.by_user.remove(&gone.user);
             }
+        }
+        if let Some(left) = left {
+            self.departed(left, from);
         }
     }
 

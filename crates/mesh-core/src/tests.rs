@@ -7,4 +7,5 @@ mod found;
 mod merge;
 mod mesh;
 mod node;
+mod returning;
 mod visibility;

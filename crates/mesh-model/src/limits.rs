@@ -34,6 +34,13 @@ pub struct Limits {
     pub held_messages_max: usize,
     /// Longest life of a call without an answer, in milliseconds (`call_ms_max`).
     pub call_ms_max: u64,
+    /// Sessions that ended without a goodbye and are remembered, in case their clients return
+    /// (`departed_sessions_max`).
+    pub departed_sessions_max: usize,
+    /// Bytes of what they were shown of their contexts (`departed_bytes_max`).
+    pub departed_bytes_max: usize,
+    /// How long they are remembered, in milliseconds (`departed_ms_max`).
+    pub departed_ms_max: u64,
 }
 
 impl Default for Limits {
@@ -50,6 +57,9 @@ impl Default for Limits {
             batch_bytes_max: 320 << 20,
             held_messages_max: 8_192,
             call_ms_max: 600_000,
+            departed_sessions_max: 1_024,
+            departed_bytes_max: 32 << 20,
+            departed_ms_max: 600_000,
         }
     }
 }

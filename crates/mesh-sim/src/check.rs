@@ -134,7 +134,7 @@ impl World {
                     let command = Command::UnsubscribeContext { request, context };
                     self.ask(host, Input::Session { session, command });
                 }
-                self.ask(host, Input::SessionClosed { session });
+                self.ask(host, Input::SessionClosed { session, heard: None });
             }
         }
     }

@@ -328,7 +328,7 @@ impl World {
                 let (host, session) = (self.apps[app].host, self.apps[app].session);
                 if self.apps[app].life == self.hosts[host].life && !self.apps[app].closed {
                     self.apps[app].closed = true;
-                    self.input(host, Input::SessionClosed { session });
+                    self.input(host, Input::SessionClosed { session, heard: None });
                 }
             }
             Happening::Event { app, event } => {

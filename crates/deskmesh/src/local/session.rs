@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use mesh_core::Input;
-use mesh_model::{Command, Event, Request, Text};
+use mesh_model::{Command, Event, Request, Text, Tick};
 use proto_gw3::{Connection, Domain, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// Why a connection ends.
 enum End {
+    /// The client has closed the connection.
+    Goodbye,
     /// The client is gone, or its socket is.
     Gone,
     /// This node closes it.
@@ -53,7 +55,8 @@ struct Session {
     /// When the last acknowledgement was written that a change must not follow at once.
     settles_at: Option<Instant>,
     attached: bool,
-    heard: Instant,
+    /// When anything last came from the client.
+    heard: Tick,
 }
 
 /// Serves a connection to its end.
@@ -68,7 +71,7 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
     let socket =
         WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await;
     let outbox = Arc::new(Outbox::new(limits.session_outbox_bytes_max));
-    let now = Instant::now();
+    let now = local.gateway.clock.now();
     let mut session = Session {
         local,
         socket,
@@ -81,7 +84,8 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
     let end = session.serve().await;
     // The others learn of it before the closing handshake, which may take its time.
     for id in session.connection.sessions().collect::<Vec<_>>() {
-        session.local.gateway.close_session(id);
+        let heard = (!matches!(end, End::Goodbye)).then_some(session.heard);
+        session.local.gateway.close_session(id, heard);
     }
     // A client that closes is answered: the answer waits in the socket (RFC 6455, 5.5.1).
     let _ = tokio::time::timeout(CLOSE_DEADLINE, session.socket.flush()).await;
@@ -128,7 +132,8 @@ impl Session {
     }
 
     async fn ping(&mut self) -> Option<End> {
-        if self.heard.elapsed() > 2 * PING_EVERY + Duration::from_secs(5) {
+        let silent = Duration::from_micros(self.local.gateway.clock.now().since(self.heard));
+        if silent > 2 * PING_EVERY + Duration::from_secs(5) {
             return Some(close(1001, "nothing heard from the client, not even answers to pings"));
         }
         let sent = tokio::time::timeout(WRITE_DEADLINE, self.socket.send(Message::Ping(Bytes::new()))).await;
@@ -136,7 +141,9 @@ impl Session {
     }
 
     fn read(&mut self, message: Option<Result<Message, Error>>) -> Option<End> {
-        self.heard = Instant::now();
+        if matches!(message, Some(Ok(_))) {
+            self.heard = self.local.gateway.clock.now();
+        }
         let frame = match message {
             Some(Ok(Message::Text(text))) => Bytes::from(text),
             Some(Ok(Message::Binary(bytes))) if std::str::from_utf8(&bytes).is_ok() => bytes,
@@ -144,7 +151,8 @@ impl Session {
                 return Some(close(1007, "a binary frame must hold JSON text in UTF-8"));
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return None,
-            Some(Ok(Message::Close(_))) | None => return Some(End::Gone),
+            Some(Ok(Message::Close(_))) => return Some(End::Goodbye),
+            None => return Some(End::Gone),
             Some(Err(error)) => return Some(self.failed(&error)),
         };
         self.frame(&frame);

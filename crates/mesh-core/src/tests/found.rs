@@ -57,7 +57,7 @@ fn trace_context_is_no_part_of_a_context_by_a_path_or_a_late_creation() {
 fn tombstones_go_when_the_neighbour_is_silent() {
     let mut mesh = Mesh::new(2);
     let (app, _) = mesh.app(1, "joe");
-    mesh.input(1, Input::SessionClosed { session: mesh_model::SessionId(app.1) });
+    mesh.input(1, Input::SessionClosed { session: mesh_model::SessionId(app.1), heard: None });
     mesh.settle();
     mesh.wait_ms(3_700_000);
     assert_eq!(mesh.nodes.iter().map(|node| node.status().entries).collect::<Vec<_>>(), [2, 2]);

@@ -21,6 +21,8 @@ pub(crate) struct Mesh {
     queue: VecDeque<(usize, LinkId, LinkMessage)>,
     events: BTreeMap<App, VecDeque<Event>>,
     pub(crate) notices: Vec<(usize, Notice)>,
+    /// Under which identity each app is known.
+    pub(crate) identities: BTreeMap<App, Json>,
     /// Link messages that match are kept back, in order, until the test lets them go.
     pub(crate) hold: Option<fn(&LinkMessage) -> bool>,
     held: VecDeque<(usize, LinkId, LinkMessage)>,
@@ -67,13 +69,22 @@ impl Mesh {
             queue: VecDeque::new(),
             events: BTreeMap::new(),
             notices: Vec::new(),
+            identities: BTreeMap::new(),
             hold: None,
             held: VecDeque::new(),
             next: 0,
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(crate) const fn now(&self) -> Now {
+        self.now
+    }
+
+    pub(crate) const fn tick(&self) -> Tick {
+        self.now.tick
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -190,11 +201,11 @@ impl Mesh {
     /// Attaches an app of a user and joins it everywhere; returns it and its instance id.
     pub(crate) fn app(&mut self, node: usize, user: &str) -> (App, Text) {
         let application = format!("app{}", self.number());
-        self.app_as(node, user, &application, false, None)
+        self.app_with(node, user, &application, false, None)
     }
 
     /// The same for an application of a name, with a condition on those it wants to see.
-    pub(crate) fn app_as(
+    pub(crate) fn app_with(
         &mut self,
         node: usize,
         user: &str,
@@ -203,12 +214,31 @@ impl Mesh {
         restrictions: Option<&str>,
     ) -> (App, Text) {
         let app = (node, self.number());
+        self.attach(app, user, &format!("{{\"application\":\"{application}\"}}"), service, restrictions)
+    }
+
+    /// Attaches an app that says of itself what it likes.
+    pub(crate) fn app_as(&mut self, app: App, user: &str, identity: &str) -> (App, Text) {
+        self.attach(app, user, identity, false, None)
+    }
+
+    fn attach(
+        &mut self,
+        app: App,
+        user: &str,
+        identity: &str,
+        service: bool,
+        restrictions: Option<&str>,
+    ) -> (App, Text) {
         let request = self.request();
-        let identity = json(&format!("{{\"application\":\"{application}\"}}"));
         let user = Some(Text::from(user));
+        let identity = json(identity);
         self.send(app, Command::Attach { request, identity, login: user.clone(), user, service });
         let instance = match self.events_of(app).into_iter().next() {
-            Some(Event::Attached { instance, .. }) => instance,
+            Some(Event::Attached { instance, identity, .. }) => {
+                self.identities.insert(app, identity);
+                instance
+            }
             other => panic!("not attached: {other:?}"),
         };
         for area in [Area::Interop, Area::Bus] {

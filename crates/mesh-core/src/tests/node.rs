@@ -82,7 +82,7 @@ fn apps_of_one_user_see_each_other_and_no_others() {
     );
     let (late, _) = mesh.app(0, "joe");
     assert_eq!(mesh.take(late, story), ["added", "added", "methods"]);
-    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1) });
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1), heard: None });
     mesh.settle();
     assert_eq!(mesh.take(one, story), ["added", "methods gone", "removed"]);
     mesh.assert_equal();
@@ -114,7 +114,7 @@ fn an_answer_is_not_lost_when_its_callee_leaves_behind_it() {
     // The lane of the answer is slower than the one that tells that the callee has gone.
     mesh.hold = Some(|message| message.is_session_traffic());
     mesh.send(two, Command::Yield { invocation: invocations[0], result: Some(json("7")) });
-    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1) });
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1), heard: None });
     mesh.settle();
     mesh.release();
     let events = mesh.events_of(one);
@@ -350,12 +350,12 @@ fn counted_and_owned_contexts_end_with_their_holders() {
     mesh.create(one, "C", "{}", Lifetime::RefCounted);
     mesh.create(one, "O", "{}", Lifetime::Ownership);
     mesh.create(two, "C", "{}", Lifetime::RefCounted);
-    mesh.input(0, crate::Input::SessionClosed { session: mesh_model::SessionId(one.1) });
+    mesh.input(0, crate::Input::SessionClosed { session: mesh_model::SessionId(one.1), heard: None });
     mesh.settle();
     assert_eq!((mesh.value(1, "O"), mesh.value(1, "C").is_some()), (None, true));
     let (three, _) = mesh.app(0, "joe");
     mesh.create(three, "O", "{}", Lifetime::Ownership);
-    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1) });
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1), heard: None });
     mesh.settle();
     assert_eq!(mesh.value(0, "C"), None);
     // A node that dies takes along what lived by it, once it is known to live no more.
@@ -466,7 +466,7 @@ fn what_a_reset_took_away_is_told_to_the_neighbours() {
     mesh.wait_ms(40_000);
     mesh.update(one, &context, "{\"commands\":[{\"type\":\"remove\",\"path\":\"a\"}]}");
     mesh.update(one, &context, "{\"commands\":[{\"type\":\"remove\",\"path\":\"b\"}]}");
-    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(one.1) });
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(one.1), heard: None });
     // Node 1 is alone long enough to forget what it deleted.
     mesh.wait_ms(3_700_000);
     assert!(!mesh.nodes[1].replica.floor().is_empty());

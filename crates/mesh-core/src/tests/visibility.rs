@@ -55,9 +55,9 @@ fn bus(event: &Event) -> Option<String> {
 fn a_peer_that_joins_with_a_restriction_sees_and_is_seen_by_those_that_fulfil_it() {
     for far in [0, 1] {
         let mut mesh = Mesh::new(2);
-        let (a, _) = mesh.app_as(0, "joe", "A", false, None);
-        let (b, b_id) = mesh.app_as(0, "joe", "B", false, None);
-        let (picky, picky_id) = mesh.app_as(far, "joe", "P", false, Some("$application == 'A'"));
+        let (a, _) = mesh.app_with(0, "joe", "A", false, None);
+        let (b, b_id) = mesh.app_with(0, "joe", "B", false, None);
+        let (picky, picky_id) = mesh.app_with(far, "joe", "P", false, Some("$application == 'A'"));
         mesh.register(picky, "1", "M");
         assert_eq!(seen(&mut mesh, picky), ["A"]);
         assert_eq!(seen(&mut mesh, a), ["B", "P"]);
@@ -87,8 +87,8 @@ fn a_peer_that_joins_with_a_restriction_sees_and_is_seen_by_those_that_fulfil_it
 fn a_restricted_method_exists_for_those_it_is_meant_for() {
     for far in [0, 1] {
         let mut mesh = Mesh::new(2);
-        let (a, _) = mesh.app_as(far, "joe", "A", false, None);
-        let (provider, server) = mesh.app_as(0, "joe", "P", false, None);
+        let (a, _) = mesh.app_with(far, "joe", "A", false, None);
+        let (provider, server) = mesh.app_with(0, "joe", "P", false, None);
         let definition = |condition: &str| {
             let restrictions = mesh_model::Json::string(condition);
             json(&format!("{{\"id\":\"1\",\"name\":\"M\",\"restrictions\":{restrictions}}}"))
@@ -97,7 +97,7 @@ fn a_restricted_method_exists_for_those_it_is_meant_for() {
             |condition: &str| vec![definition(condition), json("{\"id\":\"2\",\"name\":\"N\"}")];
         let wanted = methods_with("$application == 'B' && #application == 'P'");
         mesh.ask(provider, |request| Command::Register { request, methods: wanted });
-        let (b, _) = mesh.app_as(far, "joe", "B", false, None);
+        let (b, _) = mesh.app_with(far, "joe", "B", false, None);
         assert_eq!(mesh.take(a, methods), [["N"]]);
         assert_eq!(mesh.take(b, methods), [["M", "N"]]);
         assert_eq!(mesh.take(provider, methods), [["M", "N"]], "its own it sees all");
@@ -130,9 +130,9 @@ fn a_restricted_method_exists_for_those_it_is_meant_for() {
 #[test]
 fn a_service_serves_all_users() {
     let mut mesh = Mesh::new(2);
-    let (ann, _) = mesh.app_as(0, "ann", "A", false, None);
-    let (bob, _) = mesh.app_as(1, "bob", "B", false, None);
-    let (service, server) = mesh.app_as(0, "prices", "S", true, None);
+    let (ann, _) = mesh.app_with(0, "ann", "A", false, None);
+    let (bob, _) = mesh.app_with(1, "bob", "B", false, None);
+    let (service, server) = mesh.app_with(0, "prices", "S", true, None);
     mesh.register(service, "1", "M");
     assert_eq!(seen(&mut mesh, service), ["A", "B"]);
     assert_eq!(seen(&mut mesh, ann), ["S"]);
@@ -158,9 +158,9 @@ fn a_service_serves_all_users() {
 fn permissions_say_who_may_see_and_change_a_context() {
     for far in [0, 1] {
         let mut mesh = Mesh::new(2);
-        let (creator, _) = mesh.app_as(0, "joe", "P", false, None);
-        let (a, _) = mesh.app_as(far, "joe", "A", false, None);
-        let (b, _) = mesh.app_as(far, "joe", "B", false, None);
+        let (creator, _) = mesh.app_with(0, "joe", "P", false, None);
+        let (a, _) = mesh.app_with(far, "joe", "A", false, None);
+        let (b, _) = mesh.app_with(far, "joe", "B", false, None);
         mesh.events_of(a);
         mesh.events_of(b);
         let create = |read: Option<&str>, write: Option<&str>| {
@@ -200,7 +200,7 @@ fn permissions_say_who_may_see_and_change_a_context() {
         assert_eq!(mesh.take(a, story), ["done"]);
         assert_eq!(mesh.take(b, story), ["updated"]);
         // Who joins later sees what it may see.
-        let (late, _) = mesh.app_as(far, "joe", "A", false, None);
+        let (late, _) = mesh.app_with(far, "joe", "A", false, None);
         assert_eq!(mesh.take(late, story), ["done", "done"], "of its joins");
 
         mesh.ask(creator, create(None, only_b));
@@ -329,9 +329,9 @@ fn a_local_method_is_not_known_elsewhere() {
 fn a_local_app_lives_on_its_node_alone() {
     let mut mesh = Mesh::new(2);
     mesh.input(0, lists(None, None, Some((Area::Interop, "A"))));
-    let (a, a_id) = mesh.app_as(0, "joe", "A", false, None);
-    let (near, _) = mesh.app_as(0, "joe", "N", false, None);
-    let (far, far_id) = mesh.app_as(1, "joe", "F", false, None);
+    let (a, a_id) = mesh.app_with(0, "joe", "A", false, None);
+    let (near, _) = mesh.app_with(0, "joe", "N", false, None);
+    let (far, far_id) = mesh.app_with(1, "joe", "F", false, None);
     mesh.register(a, "1", "M");
     mesh.register(far, "1", "M");
     assert_eq!(seen(&mut mesh, a), ["N"]);
@@ -359,9 +359,9 @@ fn a_local_app_lives_on_its_node_alone() {
 #[test]
 fn a_bus_that_is_local_neither_sends_nor_receives() {
     let mut mesh = Mesh::new(2);
-    let (a, _) = mesh.app_as(0, "joe", "A", false, None);
-    let (near, _) = mesh.app_as(0, "joe", "N", false, None);
-    let (far, _) = mesh.app_as(1, "joe", "F", false, None);
+    let (a, _) = mesh.app_with(0, "joe", "A", false, None);
+    let (near, _) = mesh.app_with(0, "joe", "N", false, None);
+    let (far, _) = mesh.app_with(1, "joe", "F", false, None);
     for app in [a, near, far] {
         let pattern = Text::from("t");
         mesh.ask(app, |request| Command::BusSubscribe { request, pattern, routing_key: None });
