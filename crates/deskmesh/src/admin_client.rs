@@ -90,6 +90,8 @@ pub struct Status {
     pub methods: u64,
     /// How many shared contexts there are.
     pub contexts: u64,
+    /// How many pieces of stream data and publications slow applications were not given.
+    pub stream_events_dropped: u64,
     /// How many spans never reached the trace collector.
     pub spans_dropped: u64,
 }
@@ -393,6 +395,7 @@ impl Status {
             ("sessions", self.sessions.to_string()),
             ("methods", self.methods.to_string()),
             ("contexts", self.contexts.to_string()),
+            ("stream lost", self.stream_events_dropped.to_string()),
             ("spans lost", self.spans_dropped.to_string()),
         ];
         let mut text = String::new();

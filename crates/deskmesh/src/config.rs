@@ -23,6 +23,8 @@ use std::{fmt, fs, io};
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use mesh_model::limits::JsonLimits;
+use mesh_net::quic::LinkLimits;
 use mesh_telemetry::logging::{LogFormat, LogSettings};
 use serde::{Deserialize, Serialize};
 
@@ -104,10 +106,29 @@ pub enum LogFormatConfig {
 #[expect(missing_docs, reason = "named after the fields of mesh_model::Limits, where they are explained")]
 pub struct LimitsConfig {
     pub message_bytes_max: usize,
+    /// From which size on a message from an application is noted in the log, in bytes.
+    pub message_bytes_warn: usize,
+    pub json_depth_max: usize,
+    pub json_keys_max: usize,
     pub session_outbox_bytes_max: usize,
+    // What waits for one application, by class; see [`crate::outbox`].
+    pub outbox_control_bytes_max: usize,
+    pub outbox_calls_bytes_max: usize,
+    pub outbox_context_conflate_bytes: usize,
+    pub outbox_context_bytes_max: usize,
+    pub outbox_stream_bytes_max: usize,
+    pub slow_stream_consumer: SlowStreamConsumer,
+    /// How long an application may read nothing of what waits for it, in milliseconds.
+    pub write_deadline_ms: u64,
+    /// Between pings to an application, in milliseconds.
+    pub ping_interval_ms: u64,
+    /// Pings without a sign of life, before an application counts as gone.
+    pub missed_pings_max: u64,
     pub sessions_max: usize,
+    pub sessions_per_user_max: usize,
     pub methods_per_session_max: usize,
     pub subscriptions_per_session_max: usize,
+    pub contexts_per_session_max: usize,
     pub calls_per_session_max: usize,
     pub domain_entries_max: usize,
     pub domain_bytes_max: usize,
@@ -119,6 +140,18 @@ pub struct LimitsConfig {
     pub departed_ms_max: u64,
     /// How long a connection may take to log in, in milliseconds.
     pub hello_timeout_ms: u64,
+    /// Handshakes per second from one address; see [`LinkLimits::handshakes_per_second_max`].
+    pub handshakes_per_second_max: usize,
+}
+
+/// What becomes of an application for which too much stream data waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlowStreamConsumer {
+    /// It is closed.
+    Disconnect,
+    /// It loses the oldest.
+    DropOldest,
 }
 
 impl Config {
@@ -171,12 +204,27 @@ impl TelemetryConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         let model = mesh_model::Limits::default();
+        let json = JsonLimits::default();
         Self {
             message_bytes_max: model.message_bytes_max,
+            message_bytes_warn: 1 << 20,
+            json_depth_max: json.depth_max,
+            json_keys_max: json.keys_max,
             session_outbox_bytes_max: model.session_outbox_bytes_max,
+            outbox_control_bytes_max: 1 << 20,
+            outbox_calls_bytes_max: 8 << 20,
+            outbox_context_conflate_bytes: 512 << 10,
+            outbox_context_bytes_max: 4 << 20,
+            outbox_stream_bytes_max: 4 << 20,
+            slow_stream_consumer: SlowStreamConsumer::Disconnect,
+            write_deadline_ms: 10_000,
+            ping_interval_ms: 30_000,
+            missed_pings_max: 2,
             sessions_max: model.sessions_max,
+            sessions_per_user_max: model.sessions_per_user_max,
             methods_per_session_max: model.methods_per_session_max,
             subscriptions_per_session_max: model.subscriptions_per_session_max,
+            contexts_per_session_max: model.contexts_per_session_max,
             calls_per_session_max: model.calls_per_session_max,
             domain_entries_max: model.domain_entries_max,
             domain_bytes_max: model.domain_bytes_max,
@@ -187,11 +235,24 @@ impl Default for LimitsConfig {
             departed_bytes_max: model.departed_bytes_max,
             departed_ms_max: model.departed_ms_max,
             hello_timeout_ms: 5_000,
+            handshakes_per_second_max: LinkLimits::default().handshakes_per_second_max,
         }
     }
 }
 
 impl LimitsConfig {
+    /// Returns how complicated a message of an application may be.
+    #[must_use]
+    pub const fn json(&self) -> JsonLimits {
+        JsonLimits { depth_max: self.json_depth_max, keys_max: self.json_keys_max }
+    }
+
+    /// Returns the bounds that links keep.
+    #[must_use]
+    pub fn link(&self) -> LinkLimits {
+        LinkLimits { handshakes_per_second_max: self.handshakes_per_second_max, ..LinkLimits::default() }
+    }
+
     /// Returns the bounds that the core keeps.
     #[must_use]
     pub const fn model(&self) -> mesh_model::Limits {
@@ -199,8 +260,10 @@ impl LimitsConfig {
             message_bytes_max: self.message_bytes_max,
             session_outbox_bytes_max: self.session_outbox_bytes_max,
             sessions_max: self.sessions_max,
+            sessions_per_user_max: self.sessions_per_user_max,
             methods_per_session_max: self.methods_per_session_max,
             subscriptions_per_session_max: self.subscriptions_per_session_max,
+            contexts_per_session_max: self.contexts_per_session_max,
             calls_per_session_max: self.calls_per_session_max,
             domain_entries_max: self.domain_entries_max,
             domain_bytes_max: self.domain_bytes_max,

@@ -4,6 +4,7 @@
 //! the outputs to their queues. That saves a task hop per message, and keeps the order: what the core
 //! says first is in its queue first. Nothing waits, reads or writes while the lock is held.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +16,7 @@ use mesh_core::{CloseReason, Input, Node, NodeSettings, Notice, Output};
 use mesh_identity::join::{Exporter, JoinAnswer, JoinRequest};
 use mesh_identity::{NodeIdentity, PeerIdentity, TokenStore};
 use mesh_model::trace::TraceContext;
-use mesh_model::{Lane, LinkId, LinkPeer, NodeId, SessionId, Text, Tick};
+use mesh_model::{Event, Lane, LinkId, LinkPeer, NodeId, SessionId, Text, Tick};
 use mesh_net::clock::Clock;
 use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError};
 use mesh_telemetry::sampling::RatioSampler;
@@ -44,6 +45,8 @@ pub(crate) struct Gateway {
     tokens: TokenStore,
     pub(crate) telemetry: Telemetry,
     sampler: RatioSampler,
+    /// Stream data and publications that slow applications were not given.
+    dropped: AtomicU64,
     wall_at_start_ns: u64,
 }
 
@@ -76,6 +79,7 @@ impl Gateway {
             tokens,
             telemetry,
             sampler: RatioSampler::new(sample_ratio),
+            dropped: AtomicU64::new(0),
         })
     }
 
@@ -97,10 +101,27 @@ impl Gateway {
     }
 
     /// Hands one input to the core and carries out what it says.
-    pub(crate) fn input(&self, input: Input) {
+    ///
+    /// Returns an outbox that this has filled by more than half with stream data: whoever goes on
+    /// sending to it had better wait until it is [`relieved`](Outbox::relieved).
+    pub(crate) fn input(&self, input: Input) -> Option<Arc<Outbox>> {
         let mut core = self.lock();
         core.handle(input, self.clock.read());
-        self.carry_out(&mut core);
+        self.carry_out(&mut core)
+    }
+
+    /// Takes the mark at the front of an outbox, and returns what it stands for now; nothing if its
+    /// session does not want that any more.
+    pub(crate) fn present_value(&self, outbox: &Outbox) -> Option<Item> {
+        let mut core = self.lock();
+        let (session, context, updater) = outbox.take_mark()?;
+        let delta = core.context_reset(session, &context)?;
+        Some(Item::Event(session, Event::ContextUpdated { context, updater, delta }))
+    }
+
+    /// Returns how many events slow applications were not given.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Looks at the core.
@@ -151,6 +172,7 @@ impl Gateway {
         /// How often the wall clock is looked at, so that a jump is noticed.
         const WALL_EVERY: Duration = Duration::from_secs(1);
         let mut wall_due = self.clock.now().plus_millis(1000);
+        let mut dropped_before = 0;
         loop {
             let at = self.timer_at.load(Ordering::Relaxed).min(wall_due.0);
             let wait = Duration::from_micros(at.saturating_sub(self.clock.now().0)).min(WALL_EVERY);
@@ -161,6 +183,15 @@ impl Gateway {
             if self.clock.now() >= wall_due {
                 self.clock.follow_wall();
                 wall_due = self.clock.now().plus_millis(1000);
+                let dropped = self.dropped();
+                if dropped != dropped_before {
+                    let events = dropped - dropped_before;
+                    tracing::warn!(
+                        events,
+                        "slow applications lost stream data (limit outbox_stream_bytes_max)"
+                    );
+                    dropped_before = dropped;
+                }
             }
             let mut core = self.lock();
             core.handle_timeout(self.clock.read());
@@ -168,12 +199,40 @@ impl Gateway {
         }
     }
 
-    fn carry_out(&self, core: &mut Node) {
+    fn carry_out(&self, core: &mut Node) -> Option<Arc<Outbox>> {
+        let (mut crowded, mut not_taken) = (None, VecDeque::new());
+        loop {
+            self.carry_out_all(core, &mut crowded, &mut not_taken);
+            let Some(input) = not_taken.pop_front() else { break };
+            core.handle(input, self.clock.read());
+        }
+        let next = core.poll_timeout().map_or(u64::MAX, |tick| tick.0);
+        let before = self.timer_at.swap(next, Ordering::Relaxed);
+        if next < before {
+            self.timer_wake.notify_one();
+        }
+        crowded
+    }
+
+    fn carry_out_all(
+        &self,
+        core: &mut Node,
+        crowded: &mut Option<Arc<Outbox>>,
+        not_taken: &mut VecDeque<Input>,
+    ) {
         while let Some(output) = core.poll_output() {
             match output {
                 Output::Event { session, event } => {
-                    if let Some(outbox) = self.outboxes.get(&session) {
-                        outbox.push(Item::Event(session, event));
+                    let Some(outbox) = self.outboxes.get(&session) else { continue };
+                    let pushed = outbox.push(Item::Event(session, event));
+                    if pushed.crowded && crowded.is_none() {
+                        *crowded = Some(outbox.clone());
+                    }
+                    if pushed.dropped > 0 {
+                        self.dropped.fetch_add(pushed.dropped, Ordering::Relaxed);
+                    }
+                    if let Some((id, limit)) = pushed.not_taken {
+                        not_taken.push_back(Input::NotTaken { session, id, limit });
                     }
                 }
                 Output::CloseSession { session, reason: CloseReason::TakenOver } => {
@@ -198,11 +257,6 @@ impl Gateway {
                 }
                 Output::Notice(notice) => log(&notice),
             }
-        }
-        let next = core.poll_timeout().map_or(u64::MAX, |tick| tick.0);
-        let before = self.timer_at.swap(next, Ordering::Relaxed);
-        if next < before {
-            self.timer_wake.notify_one();
         }
     }
 
@@ -234,7 +288,9 @@ impl LinkEvents for Gateway {
 
     fn link_frame(&self, link: LinkId, _lane: Lane, frame: Bytes) {
         match mesh_wire::decode(&frame) {
-            Ok(message) => self.input(Input::Link { link, message }),
+            Ok(message) => {
+                self.input(Input::Link { link, message });
+            }
             Err(error) if error.is_ignorable() => tracing::debug!(link = link.0, %error, "message ignored"),
             Err(error) => {
                 tracing::warn!(link = link.0, %error, "link closed: bad frame");

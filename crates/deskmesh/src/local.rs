@@ -11,7 +11,7 @@ mod session;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::Config;
@@ -29,6 +30,8 @@ use crate::gateway::Gateway;
 use crate::reload::Reloader;
 use crate::tokens::ClientTokens;
 
+/// Connections that may be open beside WebSockets: questions, and those that are about to be refused.
+const REQUESTS_MAX: usize = 64;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,10 @@ pub(crate) struct Local {
     pub(crate) ready: AtomicBool,
     pub(crate) draining: AtomicBool,
     pub(crate) started: Instant,
-    connections: AtomicUsize,
+    /// One for each WebSocket that may be open.
+    places: Arc<Semaphore>,
+    /// One for each connection that may be accepted: some more, so that it can be told why not.
+    doors: Arc<Semaphore>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -63,6 +69,7 @@ impl Local {
     ) -> Arc<Self> {
         #[expect(clippy::disallowed_methods, reason = "the age of the process, for people")]
         let started = Instant::now();
+        let places = config.limits.sessions_max.min(Semaphore::MAX_PERMITS - REQUESTS_MAX);
         Arc::new(Self {
             gateway,
             config,
@@ -74,7 +81,8 @@ impl Local {
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             started,
-            connections: AtomicUsize::new(0),
+            places: Arc::new(Semaphore::new(places)),
+            doors: Arc::new(Semaphore::new(places + REQUESTS_MAX)),
         })
     }
 
@@ -90,17 +98,19 @@ impl Local {
                     continue;
                 }
             };
-            let max = self.config.limits.sessions_max;
-            if self.draining.load(Ordering::Relaxed) || self.connections.load(Ordering::Relaxed) >= max {
-                tracing::warn!(%remote, "connection refused: draining, or limit sessions_max ({max}) is reached");
+            if self.draining.load(Ordering::Relaxed) {
                 continue;
             }
+            let Ok(door) = self.doors.clone().try_acquire_owned() else {
+                let max = self.config.limits.sessions_max;
+                tracing::warn!(%remote, "connection refused: limit sessions_max ({max}) is reached");
+                continue;
+            };
             let _ = stream.set_nodelay(true);
             let local = self.clone();
-            self.connections.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(async move {
-                local.clone().connection(stream, remote).await;
-                local.connections.fetch_sub(1, Ordering::Relaxed);
+                local.connection(stream, remote).await;
+                drop(door);
             });
         }
     }
@@ -112,11 +122,11 @@ impl Local {
         let upgraded_tx = std::sync::Mutex::new(Some(upgraded_tx));
         let local = self.clone();
         let service = service_fn(|mut request: Request<Body>| {
-            let answer = local.answer(&request, remote, own);
-            if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+            let (answer, place) = local.answer(&request, remote, own);
+            if let Some(place) = place
                 && let Some(tx) = upgraded_tx.lock().ok().and_then(|mut tx| tx.take())
             {
-                let _ = tx.send(hyper::upgrade::on(&mut request));
+                let _ = tx.send((hyper::upgrade::on(&mut request), place));
             }
             async move { Ok::<_, Infallible>(answer) }
         });
@@ -131,20 +141,26 @@ impl Local {
             tracing::debug!(%remote, %error, "not a request");
             return;
         }
-        let Ok(upgrade) = upgraded_rx.await else { return };
+        let Ok((upgrade, _place)) = upgraded_rx.await else { return };
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
         session::run(self, parts.io.into_inner(), parts.read_buf, remote).await;
     }
 
-    fn answer(self: &Arc<Self>, request: &Request<Body>, remote: SocketAddr, own: SocketAddr) -> Answer {
+    /// Answers a request; with a place for a WebSocket, if it becomes one.
+    fn answer(
+        &self,
+        request: &Request<Body>,
+        remote: SocketAddr,
+        own: SocketAddr,
+    ) -> (Answer, Option<OwnedSemaphorePermit>) {
         let headers = request.headers();
         let admitted = admission::check(&self.config, headers, remote, own, request.uri().path());
-        let mut answer = match admitted {
-            Ok(()) => self.route(request),
+        let (mut answer, place) = match admitted {
+            Ok(()) => self.route(request, remote),
             Err(refusal) => {
                 tracing::warn!(%remote, reason = %refusal.reason, "connection refused");
-                text(refusal.status, &refusal.reason)
+                (text(refusal.status, &refusal.reason), None)
             }
         };
         if let Some(origin) = headers.get(header::ORIGIN).filter(|_| answer.status() != StatusCode::FORBIDDEN)
@@ -153,20 +169,35 @@ impl Local {
             answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
         }
-        answer
+        (answer, place)
     }
 
-    fn route(self: &Arc<Self>, request: &Request<Body>) -> Answer {
-        let path = request.uri().path();
-        if is_upgrade(request.headers()) {
-            if path == "/fdc3" {
-                let reason =
-                    "this version of deskmesh does not speak FDC3 yet; connect GW3 clients to any other path";
-                return text(StatusCode::NOT_IMPLEMENTED, reason);
-            }
-            return upgrade(request);
+    fn route(&self, request: &Request<Body>, remote: SocketAddr) -> (Answer, Option<OwnedSemaphorePermit>) {
+        if !is_upgrade(request.headers()) {
+            return (self.plain(request), None);
         }
-        match (request.method(), path) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let max = self.config.limits.sessions_max;
+            let reason = format!("limit sessions_max ({max}) is reached: close an application, or raise it");
+            tracing::warn!(%remote, %reason, "connection refused");
+            return (text(StatusCode::SERVICE_UNAVAILABLE, &reason), None);
+        };
+        let answer = Self::upgraded(request);
+        let place = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then_some(place);
+        (answer, place)
+    }
+
+    fn upgraded(request: &Request<Body>) -> Answer {
+        if request.uri().path() == "/fdc3" {
+            let reason =
+                "this version of deskmesh does not speak FDC3 yet; connect GW3 clients to any other path";
+            return text(StatusCode::NOT_IMPLEMENTED, reason);
+        }
+        upgrade(request)
+    }
+
+    fn plain(&self, request: &Request<Body>) -> Answer {
+        match (request.method(), request.uri().path()) {
             (&Method::GET, "/health" | "/livez") => text(StatusCode::OK, "ok"),
             (&Method::GET, "/readyz") => {
                 match self.ready.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed) {

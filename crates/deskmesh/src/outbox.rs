@@ -1,11 +1,30 @@
 //! What waits to be written to one connection, in the one order that everything for it keeps.
+//!
+//! There is one queue, and a count of waiting bytes for each class of what is in it. A client that does
+//! not read is a matter of its own: memory does not grow, and others do not wait for it for long. What
+//! becomes of it depends on the class that is over its bound:
+//!
+//! | class | at its bound |
+//! |---|---|
+//! | answers, errors | closed: nothing else of its own can be answered either |
+//! | calls, results | a call is not taken, and ends as overloaded; a result closes who called |
+//! | context changes | become one, the context's present value; closed if even those are too many |
+//! | stream data, publications | closed, or the oldest dropped, as configured |
+//! | who is there and offers what | no bound but that of the whole: a healthy client gets much at once |
+//!
+//! A bound counts from the second item on, so that one that is larger than its bound gets through.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_model::{Event, SessionId};
+use mesh_model::{Event, InstanceId, Outcome, SessionId, Text};
+use proto_gw3::Domain;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::config::{LimitsConfig, SlowStreamConsumer};
 
 /// One thing to be written, or the end.
 #[derive(Debug)]
@@ -14,6 +33,9 @@ pub(crate) enum Item {
     Event(SessionId, Event),
     /// A frame the protocol answers with by itself.
     Frame(Bytes),
+    /// Stands for all changes of a context that a session has not been told: the present value, looked
+    /// up when its turn comes. Has an entry in `Queue::marks`.
+    Mark(SessionId, Text),
     /// Close, and say why.
     Close(CloseWith),
 }
@@ -25,61 +47,145 @@ pub(crate) struct CloseWith {
     pub(crate) reason: String,
 }
 
+/// What became of an item, as far as others are concerned.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    /// So much stream data waits that whoever sends it had better pause; see [`Outbox::relieved`].
+    pub(crate) crowded: bool,
+    /// How many events were dropped to make room.
+    pub(crate) dropped: u64,
+    /// The item was an invocation or a request for a subscription, of this number, and was not taken
+    /// because of this limit.
+    pub(crate) not_taken: Option<(u64, Text)>,
+}
+
+/// What a connection is to do next.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Write these.
+    Items(VecDeque<Item>),
+    /// Look up a value, and [`take_mark`](Outbox::take_mark).
+    Mark,
+    /// Nothing, or close.
+    End(Option<CloseWith>),
+}
+
 /// A bounded queue between the node and the task that owns a connection.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     wake: Notify,
-    bytes_max: usize,
+    /// Wakes those who wait for less stream data.
+    room: Notify,
+    bounds: Bounds,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    total: usize,
+    control: usize,
+    calls: usize,
+    conflate: usize,
+    contexts: usize,
+    streams: usize,
+    slow_stream_consumer: SlowStreamConsumer,
+    write_deadline: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     items: VecDeque<Item>,
-    bytes: usize,
+    /// Waiting bytes by class.
+    bytes: [usize; CLASSES],
+    /// The updaters that marks name. One per mark in `items`.
+    marks: BTreeMap<(SessionId, Text), InstanceId>,
+    /// Since when more bytes of contexts wait than may.
+    over_since: Option<Instant>,
+    /// Somebody has waited for room in vain. Nobody does so again before something is taken.
+    stalled: bool,
     /// Set once the connection is to be closed: nothing is added any more.
     closed: Option<CloseWith>,
 }
 
+/// Which bound counts for an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Control,
+    Calls,
+    Contexts,
+    Streams,
+    Registry,
+}
+
+const CLASSES: usize = 5;
+
+/// How much is taken at once. What has been taken is out of reach of drops and marks.
+const TAKEN_BYTES: usize = 64 << 10;
+
 impl Outbox {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), wake: Notify::new(), bytes_max }
+    pub(crate) fn new(limits: &LimitsConfig) -> Self {
+        let bounds = Bounds {
+            total: limits.session_outbox_bytes_max,
+            control: limits.outbox_control_bytes_max,
+            calls: limits.outbox_calls_bytes_max,
+            conflate: limits.outbox_context_conflate_bytes.min(limits.outbox_context_bytes_max),
+            contexts: limits.outbox_context_bytes_max,
+            streams: limits.outbox_stream_bytes_max,
+            slow_stream_consumer: limits.slow_stream_consumer,
+            write_deadline: Duration::from_millis(limits.write_deadline_ms),
+        };
+        Self { queue: Mutex::default(), wake: Notify::new(), room: Notify::new(), bounds }
     }
 
-    /// Adds an item. A connection that does not read what it is sent is closed at the limit
-    /// `session_outbox_bytes_max`: others must not wait for it, nor memory grow.
-    pub(crate) fn push(&self, item: Item) {
-        let weight = match &item {
-            Item::Event(_, event) => event.weight(),
-            Item::Frame(frame) => frame.len() + 64,
-            Item::Close(_) => 0,
-        };
+    /// Adds an item, or does what its class needs at its bound.
+    pub(crate) fn push(&self, item: Item) -> Pushed {
         let mut queue = self.lock();
         if queue.closed.is_some() {
-            return;
+            return Pushed::default();
         }
-        if let Item::Close(with) = item {
-            queue.closed = Some(with);
-        } else if queue.bytes + weight > self.bytes_max && !queue.items.is_empty() {
-            let reason = format!(
-                "too slow: more than {} bytes are waiting (limit session_outbox_bytes_max)",
-                self.bytes_max
-            );
-            queue.items.clear();
-            queue.closed = Some(CloseWith { code: 1013, reason });
-        } else {
-            queue.bytes += weight;
-            queue.items.push_back(item);
-        }
+        let pushed = queue.push(item, &self.bounds);
         drop(queue);
         self.wake.notify_one();
+        pushed
     }
 
-    /// Takes all that waits.
-    pub(crate) fn take(&self) -> (VecDeque<Item>, Option<CloseWith>) {
+    /// Takes what waits at the front: not all of it if that is much, and not past a mark.
+    pub(crate) fn take(&self) -> Taken {
         let mut queue = self.lock();
-        queue.bytes = 0;
-        (std::mem::take(&mut queue.items), queue.closed.clone())
+        match queue.items.front() {
+            None => return Taken::End(queue.closed.clone()),
+            Some(Item::Mark(..)) => return Taken::Mark,
+            Some(_) => {}
+        }
+        let crowded = queue.is_crowded(&self.bounds);
+        let (mut items, mut bytes) = (VecDeque::new(), 0);
+        while bytes < TAKEN_BYTES && !matches!(queue.items.front(), Some(Item::Mark(..))) {
+            let Some((item, weight)) = queue.pop() else { break };
+            bytes += weight;
+            items.push_back(item);
+        }
+        queue.taken(&self.bounds);
+        let relieved = crowded && !queue.is_crowded(&self.bounds);
+        drop(queue);
+        if relieved {
+            self.room.notify_waiters();
+        }
+        Taken::Items(items)
+    }
+
+    /// Takes the mark at the front: whose it is, which context, and who has changed that last.
+    ///
+    /// To be used while nobody else can change the context, so that what is changed later waits behind.
+    pub(crate) fn take_mark(&self) -> Option<(SessionId, Text, InstanceId)> {
+        let mut queue = self.lock();
+        if !matches!(queue.items.front(), Some(Item::Mark(..))) {
+            return None;
+        }
+        let (item, _) = queue.pop()?;
+        let Item::Mark(session, context) = item else { return None };
+        let updater = queue.marks.remove(&(session, context.clone()))?;
+        queue.taken(&self.bounds);
+        Some((session, context, updater))
     }
 
     /// Waits until something was added since the last time.
@@ -87,11 +193,30 @@ impl Outbox {
         self.wake.notified().await;
     }
 
-    /// Makes the next [`changed`](Self::changed) return at once if anything waits.
-    pub(crate) fn again(&self) {
+    /// Makes the next [`changed`](Self::changed) return at once if anything waits, and returns whether so.
+    pub(crate) fn again(&self) -> bool {
         let queue = self.lock();
-        if !queue.items.is_empty() || queue.closed.is_some() {
+        let waits = !queue.items.is_empty() || queue.closed.is_some();
+        if waits {
             self.wake.notify_one();
+        }
+        waits
+    }
+
+    /// Waits until no more than half of the stream data that may wait does so, but not beyond `until`:
+    /// then this client is too slow to wait for.
+    pub(crate) async fn relieved(&self, until: Instant) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if !self.lock().is_crowded(&self.bounds) {
+                return;
+            }
+            if tokio::time::timeout_at(until, room).await.is_err() {
+                self.lock().stalled = true;
+                return;
+            }
         }
     }
 
@@ -100,7 +225,248 @@ impl Outbox {
         self.lock().closed.clone()
     }
 
+    /// Returns why to close a client that has not read for the time of the write deadline.
+    pub(crate) fn too_slow(&self) -> CloseWith {
+        if self.lock().over_since.is_some() {
+            return self.bounds.over_contexts();
+        }
+        let millis = self.bounds.write_deadline.as_millis();
+        close(format!("too slow: nothing was read for {millis} ms (limit write_deadline_ms)"))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Bounds {
+    fn over_contexts(&self) -> CloseWith {
+        let (max, millis) = (self.contexts, self.write_deadline.as_millis());
+        close(format!(
+            "too slow: over {max} bytes of contexts waited {millis} ms (limit outbox_context_bytes_max)"
+        ))
+    }
+}
+
+impl Queue {
+    fn push(&mut self, item: Item, bounds: &Bounds) -> Pushed {
+        let mut pushed = Pushed::default();
+        let (class, weight) = match item {
+            Item::Close(with) => {
+                self.closed = Some(with);
+                return pushed;
+            }
+            ref other => weigh(other),
+        };
+        let waiting = self.bytes[class as usize];
+        let over = |max: usize| waiting > 0 && waiting + weight > max;
+        match class {
+            Class::Control if over(bounds.control) => {
+                self.close(over_bound("answers", bounds.control, "outbox_control_bytes_max"));
+                return pushed;
+            }
+            Class::Calls if over(bounds.calls) => {
+                match asked(&item) {
+                    Some(number) => {
+                        let limit = format!("outbox_calls_bytes_max ({})", bounds.calls);
+                        pushed.not_taken = Some((number, limit.into()));
+                    }
+                    None => self.close(over_bound("results", bounds.calls, "outbox_calls_bytes_max")),
+                }
+                return pushed;
+            }
+            Class::Streams if over(bounds.streams) => match bounds.slow_stream_consumer {
+                SlowStreamConsumer::Disconnect => {
+                    self.close(over_bound("stream data", bounds.streams, "outbox_stream_bytes_max"));
+                    return pushed;
+                }
+                SlowStreamConsumer::DropOldest => {
+                    pushed.dropped = self.drop_streams(bounds.streams.saturating_sub(weight));
+                }
+            },
+            Class::Contexts => {
+                if over(bounds.contexts) {
+                    let since = *self.over_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= bounds.write_deadline {
+                        self.close(bounds.over_contexts());
+                        return pushed;
+                    }
+                }
+                if let Item::Event(session, Event::ContextUpdated { context, updater, .. }) = &item
+                    && (self.is_marked(*session, context) || waiting + weight > bounds.conflate)
+                {
+                    self.mark(*session, context, updater);
+                    return pushed;
+                }
+            }
+            Class::Control | Class::Calls | Class::Streams | Class::Registry => {}
+        }
+        if self.bytes.iter().sum::<usize>() + weight > bounds.total && !self.items.is_empty() {
+            self.close(over_bound("messages", bounds.total, "session_outbox_bytes_max"));
+            return pushed;
+        }
+        let acknowledged = match &item {
+            Item::Event(session, event) if is_acknowledgement(event) => Some(*session),
+            _ => None,
+        };
+        self.add(item);
+        if let Some(session) = acknowledged {
+            self.move_marks_back(session);
+        }
+        pushed.crowded = class == Class::Streams && self.is_crowded(bounds);
+        pushed
+    }
+
+    fn add(&mut self, item: Item) {
+        let (class, weight) = weigh(&item);
+        self.bytes[class as usize] += weight;
+        self.items.push_back(item);
+    }
+
+    fn pop(&mut self) -> Option<(Item, usize)> {
+        let item = self.items.pop_front()?;
+        let (class, weight) = weigh(&item);
+        self.bytes[class as usize] -= weight;
+        Some((item, weight))
+    }
+
+    fn taken(&mut self, bounds: &Bounds) {
+        self.stalled = false;
+        if self.bytes[Class::Contexts as usize] <= bounds.contexts {
+            self.over_since = None;
+        }
+    }
+
+    /// Closes, and forgets what waits: it is what the client has no room for.
+    fn close(&mut self, with: CloseWith) {
+        *self = Self { closed: Some(with), ..Self::default() };
+    }
+
+    const fn is_crowded(&self, bounds: &Bounds) -> bool {
+        !self.stalled && self.bytes[Class::Streams as usize] > bounds.streams / 2
+    }
+
+    /// Drops the oldest stream data until no more than that waits, and returns how many.
+    fn drop_streams(&mut self, max: usize) -> u64 {
+        let mut dropped = 0;
+        while self.bytes[Class::Streams as usize] > max {
+            let oldest = self.items.iter().position(|item| weigh(item).0 == Class::Streams);
+            let Some(item) = oldest.and_then(|at| self.items.remove(at)) else { break };
+            self.bytes[Class::Streams as usize] -= weigh(&item).1;
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn is_marked(&self, session: SessionId, context: &Text) -> bool {
+        !self.marks.is_empty() && self.marks.contains_key(&(session, context.clone()))
+    }
+
+    /// Puts a mark in the place of what waits of a context for a session.
+    ///
+    /// The place is that of the first change, so that what was sent after it is still read after it;
+    /// but it is behind the session's own acknowledgements, on which a client changes its copy by
+    /// itself: the present value has these changes, and newer ones that must not be undone.
+    fn mark(&mut self, session: SessionId, context: &Text, updater: &InstanceId) {
+        if self.marks.insert((session, context.clone()), updater.clone()).is_some() {
+            return;
+        }
+        let is_change = |item: &Item| {
+            matches!(item, Item::Event(to, Event::ContextUpdated { context: of, .. })
+                if *to == session && of == context)
+        };
+        let is_own = |item: &Item| matches!(item, Item::Event(to, event) if *to == session && is_acknowledgement(event));
+        let first = self.items.iter().position(is_change).unwrap_or(self.items.len());
+        let behind = self.items.iter().rposition(is_own).map_or(0, |at| at + 1);
+        let mark = Item::Mark(session, context.clone());
+        let (class, weight) = weigh(&mark);
+        let mut bytes = self.bytes[class as usize] + weight;
+        self.items.insert(first.max(behind), mark);
+        self.items.retain(|item| {
+            let change = is_change(item);
+            if change {
+                bytes -= weigh(item).1;
+            }
+            !change
+        });
+        self.bytes[class as usize] = bytes;
+    }
+
+    /// Moves a session's marks behind an acknowledgement that has just been added.
+    fn move_marks_back(&mut self, session: SessionId) {
+        let has_mark = |(first, _): (&(SessionId, Text), &InstanceId)| first.0 == session;
+        if !self.marks.range((session, Text::default())..).next().is_some_and(has_mark) {
+            return;
+        }
+        let (marks, others): (VecDeque<Item>, VecDeque<Item>) = std::mem::take(&mut self.items)
+            .into_iter()
+            .partition(|item| matches!(item, Item::Mark(to, _) if *to == session));
+        self.items = others;
+        self.items.extend(marks);
+    }
+}
+
+fn weigh(item: &Item) -> (Class, usize) {
+    match item {
+        Item::Event(_, event) => (class_of(event), event.weight()),
+        Item::Frame(frame) => (Class::Control, frame.len() + 64),
+        Item::Mark(_, context) => (Class::Contexts, context.len() + 256),
+        Item::Close(_) => (Class::Control, 0),
+    }
+}
+
+const fn class_of(event: &Event) -> Class {
+    match event {
+        Event::Attached { .. }
+        | Event::Done { .. }
+        | Event::Refused { .. }
+        | Event::CallEnded { outcome: Outcome::Failed(_), .. }
+        | Event::SubscriberGone { .. }
+        | Event::Subscribed { .. }
+        | Event::SubscriptionEnded { .. }
+        | Event::ContextCreated { .. }
+        | Event::BusSubscribed { .. } => Class::Control,
+        Event::Invoke { .. }
+        | Event::CallEnded { outcome: Outcome::Answered(_), .. }
+        | Event::SubscriptionRequested { .. } => Class::Calls,
+        Event::ContextSnapshot { .. } | Event::ContextUpdated { .. } => Class::Contexts,
+        Event::StreamData { .. } | Event::BusEvent { .. } => Class::Streams,
+        Event::InstanceAdded { .. }
+        | Event::InstanceRemoved { .. }
+        | Event::MethodsAdded { .. }
+        | Event::MethodsRemoved { .. }
+        | Event::ContextAdded { .. }
+        | Event::ContextDestroyed { .. } => Class::Registry,
+    }
+}
+
+/// Returns the number of what an application is asked to run or to feed.
+const fn asked(item: &Item) -> Option<u64> {
+    match item {
+        Item::Event(_, Event::Invoke { invocation, .. }) => Some(*invocation),
+        Item::Event(_, Event::SubscriptionRequested { subscription, .. }) => Some(*subscription),
+        _ => None,
+    }
+}
+
+/// Returns whether a client changes its own copy when it gets this.
+pub(crate) const fn is_acknowledgement(event: &Event) -> bool {
+    match event {
+        Event::Done { request } | Event::ContextSnapshot { request, .. } => {
+            request.face == Domain::Global as u8 || request.face == Domain::Context as u8
+        }
+        Event::ContextCreated { .. } | Event::BusSubscribed { .. } | Event::Subscribed { .. } => true,
+        _ => false,
+    }
+}
+
+fn over_bound(what: &str, max: usize, limit: &str) -> CloseWith {
+    close(format!("too slow: more than {max} bytes of {what} are waiting (limit {limit})"))
+}
+
+const fn close(reason: String) -> CloseWith {
+    CloseWith { code: 1013, reason }
+}
+
+#[cfg(test)]
+mod tests;

@@ -19,9 +19,10 @@ use mesh_net::quic::{LinkLimits, MeshEndpoint};
 use mesh_telemetry::Telemetry;
 use tokio::time::Instant;
 
+use crate::config::LimitsConfig;
 use crate::dialer;
 use crate::gateway::Gateway;
-use crate::outbox::{Item, Outbox};
+use crate::outbox::{Item, Outbox, Taken};
 
 const NOW_MS: u64 = 1_790_000_000_000;
 
@@ -95,7 +96,7 @@ struct App {
 
 impl App {
     fn new(gateway: &Arc<Gateway>, name: &str) -> Self {
-        let outbox = Arc::new(Outbox::new(64 << 20));
+        let outbox = Arc::new(Outbox::new(&LimitsConfig::default()));
         let session = gateway.open_session(&outbox);
         let mut app = Self { gateway: gateway.clone(), outbox, session, seen: Vec::new() };
         let identity = Json::assembled(format!("{{\"application\":\"{name}\"}}").into_bytes());
@@ -117,9 +118,11 @@ impl App {
     }
 
     fn read(&mut self) {
-        for item in self.outbox.take().0 {
-            if let Item::Event(_, event) = item {
-                self.seen.push(event);
+        while let Taken::Items(items) = self.outbox.take() {
+            for item in items {
+                if let Item::Event(_, event) = item {
+                    self.seen.push(event);
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use mesh_identity::join::Candidate;
 use mesh_identity::{JoinToken, NodeIdentity, TokenStore};
 use mesh_model::{DomainId, Text};
 use mesh_net::clock::Clock;
-use mesh_net::quic::{self, LinkLimits, MeshEndpoint};
+use mesh_net::quic::{self, MeshEndpoint};
 use mesh_telemetry::{Telemetry, TelemetrySettings, logging};
 use tokio::net::TcpListener;
 
@@ -168,7 +168,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
         identity.clone(),
         mesh_listen,
         gateway.clone(),
-        LinkLimits::default(),
+        config.limits.link(),
         clock,
     )
     .map_err(|error| {

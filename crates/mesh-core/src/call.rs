@@ -167,7 +167,7 @@ impl Node {
     ) -> Option<CallId> {
         let max = self.settings.limits.calls_per_session_max;
         if self.sessions.get(&session)?.calls.len() >= max {
-            let limit = Text::from_static("calls_per_session_max");
+            let limit = format!("calls_per_session_max ({max})").into();
             self.not_called(session, request, Refusal::Ended(CallFailure::Overloaded { limit }));
             return None;
         }
@@ -279,7 +279,7 @@ impl Node {
     ) {
         let max = self.settings.limits.calls_per_session_max;
         if self.sessions.get(&callee).is_some_and(|s| s.invocations.len() >= max) {
-            let limit = Text::from_static("calls_per_session_max");
+            let limit = format!("calls_per_session_max ({max})").into();
             return self.reply(callee.0, reply, trace, Outcome::Failed(CallFailure::Overloaded { limit }));
         }
         let invocation = self.next_number();
@@ -307,11 +307,19 @@ impl Node {
     ) {
         let answer = Answer::Error { words, context };
         if self.end_invocation(session, id, Outcome::Answered(answer.clone()))
-            || self.reject(session, id, answer)
+            || self.reject(session, id, Outcome::Answered(answer))
         {
             return;
         }
         self.refuse(session, request, Reason::InvalidSubscription);
+    }
+
+    /// The callee was not even asked: certainly not run.
+    pub(crate) fn not_taken(&mut self, session: SessionId, id: u64, limit: Text) {
+        let outcome = Outcome::Failed(CallFailure::Overloaded { limit });
+        if !self.end_invocation(session, id, outcome.clone()) {
+            self.reject(session, id, outcome);
+        }
     }
 
     /// Ends an invocation if it is this callee's; returns whether it was.

@@ -297,6 +297,9 @@ impl Node {
         }
         let (user, creator, identity) = (own.user.clone(), own.instance.clone(), own.identity.clone());
         let key = ContextKey { user, name: name.detached() };
+        if let Err(reason) = self.may_enter(session, &key) {
+            return self.refuse(session, request, reason);
+        }
         if let Some(known) = self.contexts.get(&key) {
             if !known.may_read(own) {
                 return self.refuse(session, request, Reason::NotAuthorized);
@@ -457,6 +460,25 @@ impl Node {
         }
     }
 
+    fn may_enter(&self, session: SessionId, key: &ContextKey) -> Result<(), Reason> {
+        let max = self.settings.limits.contexts_per_session_max;
+        let full = |own: &Session| own.contexts.len() >= max && !own.contexts.contains(key);
+        if self.sessions.get(&session).is_some_and(full) {
+            return Err(Reason::Limit { limit: "contexts_per_session_max", max: max as u64 });
+        }
+        Ok(())
+    }
+
+    /// Returns the delta that brings any subscriber of a context to its present value; `None` if the
+    /// session is not subscribed to it.
+    ///
+    /// For a session that has missed changes: it may stand in for all of them.
+    pub fn context_reset(&mut self, session: SessionId, id: &Text) -> Option<Json> {
+        let key = self.context_ids.get(id)?.clone();
+        let subscribed = self.sessions.get(&session)?.contexts.contains(&key);
+        subscribed.then(|| content::reset_delta(&self.context_value(&key)))
+    }
+
     /// Subscribes a session and answers with the value.
     fn enter(&mut self, session: SessionId, request: Request, key: &ContextKey) {
         self.add_member(session, key);
@@ -479,7 +501,11 @@ impl Node {
             let context = id.detached();
             return self.tell(session, Event::ContextSnapshot { request, context, name, data });
         }
-        match self.find_context(session, id, SharedContext::may_read) {
+        let found = self.find_context(session, id, SharedContext::may_read).and_then(|key| {
+            self.may_enter(session, &key)?;
+            Ok(key)
+        });
+        match found {
             Ok(key) => self.enter(session, request, &key),
             Err(reason) => self.refuse(session, request, reason),
         }

@@ -27,6 +27,16 @@ pub enum Input {
     },
     /// At the start: a former life of this node knew this session.
     SessionRemembered(Recognition),
+    /// An application reads too slowly for what it is asked to run: an invocation, or a request for a
+    /// subscription, was not given to it.
+    NotTaken {
+        /// Who was asked.
+        session: SessionId,
+        /// The invocation or subscription.
+        id: u64,
+        /// The limit that was reached, with its value.
+        limit: Text,
+    },
     /// A link to an authenticated node of the same owner is there.
     LinkOpened {
         /// The link.

@@ -184,6 +184,7 @@ impl Node {
             Input::Session { session, command } => self.command(session, command),
             Input::SessionClosed { session, heard } => self.detach(session, heard),
             Input::SessionRemembered(known) => self.remember_session(known),
+            Input::NotTaken { session, id, limit } => self.not_taken(session, id, limit),
             Input::LinkOpened { link, peer } => self.link_opened(link, peer),
             Input::Link { link, message } => self.link_message(link, message),
             Input::LinkDrained { link } => self.link_drained(link),

@@ -100,6 +100,11 @@ impl Node {
             let max = self.settings.limits.sessions_max as u64;
             return self.refuse(session, request, Reason::Limit { limit: "sessions_max", max });
         }
+        let of_user = self.by_user.get(&UserKey::new(user.as_ref())).map_or(0, BTreeSet::len);
+        if of_user >= self.settings.limits.sessions_per_user_max {
+            let max = self.settings.limits.sessions_per_user_max as u64;
+            return self.refuse(session, request, Reason::Limit { limit: "sessions_per_user_max", max });
+        }
         let own_instance = members.iter().any(|(name, value)| name.0 == b"instance"[..] && !value.is_null());
         let instance = self.next_name('p');
         let user_key = UserKey::new(user.as_ref());

@@ -205,21 +205,20 @@ impl Node {
     }
 
     /// The provider rejects a subscription, or kills an accepted one with an error.
-    pub(crate) fn reject(&mut self, provider: SessionId, subscription: u64, answer: Answer) -> bool {
+    pub(crate) fn reject(&mut self, provider: SessionId, subscription: u64, outcome: Outcome) -> bool {
         if self.interests.get(&subscription).is_none_or(|interest| interest.provider != provider) {
             return false;
         }
         // An accepted one has no open request left that an error could answer: it is cancelled.
         if self.interests.get(&subscription).is_some_and(|interest| interest.branch.is_some()) {
-            let words = match answer {
-                Answer::Error { words, .. } => words,
-                Answer::Result(_) => Words::default(),
+            let words = match outcome {
+                Outcome::Answered(Answer::Error { words, .. }) => words,
+                Outcome::Answered(Answer::Result(_)) | Outcome::Failed(_) => Words::default(),
             };
             self.end_interest(subscription, &Cause::Left(words), None);
             return true;
         }
         let Some((interest, _)) = self.close_interest(subscription) else { return false };
-        let outcome = Outcome::Answered(answer);
         match interest.subscriber {
             Subscriber::Local { session, request } => {
                 self.tell(session, Event::CallEnded { request, outcome })

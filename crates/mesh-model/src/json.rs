@@ -12,7 +12,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 
 use crate::Text;
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::JsonLimits;
 
 /// One valid JSON value as text, without white space around it. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,8 +47,17 @@ pub enum JsonError {
         at: usize,
     },
     /// Nested deeper than the limit `json_depth_max`.
-    #[error("nested deeper than {JSON_DEPTH_MAX} levels (limit json_depth_max)")]
-    TooDeep,
+    #[error("nested deeper than {max} levels (limit json_depth_max)")]
+    TooDeep {
+        /// The limit.
+        max: usize,
+    },
+    /// An object has more members than the limit `json_keys_max`.
+    #[error("an object has more than {max} keys (limit json_keys_max)")]
+    TooManyKeys {
+        /// The limit.
+        max: usize,
+    },
     /// Something follows the value.
     #[error("something follows the value at byte {at}")]
     Trailing {
@@ -60,7 +69,7 @@ pub enum JsonError {
 impl Json {
     /// Checks a whole text and returns the value in it.
     pub fn parse(text: Bytes) -> Result<Self, JsonError> {
-        let mut scan = Scan { text: &text, at: 0 };
+        let mut scan = Scan { text: &text, at: 0, limits: JsonLimits::WIDEST };
         scan.space();
         let start = scan.at;
         scan.value(0)?;
@@ -154,7 +163,7 @@ impl Json {
     /// Returns the members of an object, in order, or `None` for other kinds.
     #[must_use]
     pub fn members(&self) -> Option<Vec<(Key, Self)>> {
-        members(&self.0).ok()
+        members(&self.0, JsonLimits::WIDEST).ok()
     }
 
     /// Returns the last member of that name.
@@ -167,7 +176,7 @@ impl Json {
     /// Returns the elements of an array, or `None` for other kinds.
     #[must_use]
     pub fn elements(&self) -> Option<Vec<Self>> {
-        let mut scan = Scan { text: &self.0, at: 0 };
+        let mut scan = Scan { text: &self.0, at: 0, limits: JsonLimits::WIDEST };
         if scan.peek() != Some(b'[') {
             return None;
         }
@@ -222,8 +231,8 @@ impl Key {
 /// Checks a text that must hold one object, and returns its members in order.
 ///
 /// One pass: the values are validated while they are skipped.
-pub fn members(text: &Bytes) -> Result<Vec<(Key, Json)>, JsonError> {
-    let mut scan = Scan { text, at: 0 };
+pub fn members(text: &Bytes, limits: JsonLimits) -> Result<Vec<(Key, Json)>, JsonError> {
+    let mut scan = Scan { text, at: 0, limits };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(JsonError::Unexpected { at: scan.at });
@@ -247,6 +256,7 @@ pub fn members(text: &Bytes) -> Result<Vec<(Key, Json)>, JsonError> {
         let start = scan.at;
         scan.value(1)?;
         members.push((key, Json(text.slice(start..scan.at))));
+        scan.count_key(members.len())?;
         scan.space();
         match scan.next().ok_or(JsonError::End)? {
             b',' => {}
@@ -436,6 +446,7 @@ fn decode_string(inner: &[u8]) -> Bytes {
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
+    limits: JsonLimits,
 }
 
 impl Scan<'_> {
@@ -472,8 +483,8 @@ impl Scan<'_> {
     }
 
     fn value(&mut self, depth: usize) -> Result<(), JsonError> {
-        if depth > JSON_DEPTH_MAX {
-            return Err(JsonError::TooDeep);
+        if depth > self.limits.depth_max {
+            return Err(JsonError::TooDeep { max: self.limits.depth_max });
         }
         match self.peek().ok_or(JsonError::End)? {
             b'"' => self.string(),
@@ -486,6 +497,13 @@ impl Scan<'_> {
         }
     }
 
+    const fn count_key(&self, keys: usize) -> Result<(), JsonError> {
+        if keys > self.limits.keys_max {
+            return Err(JsonError::TooManyKeys { max: self.limits.keys_max });
+        }
+        Ok(())
+    }
+
     fn container(&mut self, close: u8, depth: usize) -> Result<(), JsonError> {
         self.at += 1;
         self.space();
@@ -493,9 +511,12 @@ impl Scan<'_> {
             self.at += 1;
             return Ok(());
         }
+        let mut keys = 0;
         loop {
             self.space();
             if close == b'}' {
+                keys += 1;
+                self.count_key(keys)?;
                 self.string()?;
                 self.space();
                 self.expect(b':')?;
@@ -586,6 +607,7 @@ impl Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::JSON_DEPTH_MAX;
 
     fn json(text: &str) -> Json {
         Json::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
@@ -626,7 +648,25 @@ mod tests {
             assert!(Json::parse(Bytes::from_static(text.as_bytes())).is_err(), "{text}");
         }
         let deep = "[".repeat(JSON_DEPTH_MAX + 2) + &"]".repeat(JSON_DEPTH_MAX + 2);
-        assert_eq!(Json::parse(Bytes::from(deep.into_bytes())), Err(JsonError::TooDeep));
+        assert_eq!(
+            Json::parse(Bytes::from(deep.into_bytes())),
+            Err(JsonError::TooDeep { max: JSON_DEPTH_MAX })
+        );
+    }
+
+    #[test]
+    fn messages_of_applications_have_narrower_limits() {
+        let limits = JsonLimits { depth_max: 3, keys_max: 2 };
+        for (text, expected) in [
+            (r#"{"a":[[1]],"b":{"c":1,"d":2}}"#, Ok(2)),
+            (r#"{"a":[[[1]]]}"#, Err(JsonError::TooDeep { max: 3 })),
+            (r#"{"a":1,"b":2,"c":3}"#, Err(JsonError::TooManyKeys { max: 2 })),
+            (r#"{"a":[{"b":1,"c":2,"d":3}]}"#, Err(JsonError::TooManyKeys { max: 2 })),
+            (r#"{"a":[1,2,3]}"#, Ok(1)),
+        ] {
+            let found = members(&Bytes::from_static(text.as_bytes()), limits).map(|members| members.len());
+            assert_eq!(found, expected, "{text}");
+        }
     }
 
     #[test]

@@ -2,12 +2,33 @@
 //!
 //! An error that a limit causes names it with the word used here.
 
-/// Deepest nesting of JSON in a message.
+/// Deepest nesting of JSON that any part of the mesh reads. An operator may set less for what applications
+/// send; shared contexts grow deeper than any one message.
 pub const JSON_DEPTH_MAX: usize = 128;
 /// Longest name: of a method, a context, a topic. Bytes.
 pub const NAME_BYTES_MAX: usize = 1024;
 
-/// The bounds that an operator may change.
+/// How complicated a message of an application may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonLimits {
+    /// Deepest nesting (`json_depth_max`).
+    pub depth_max: usize,
+    /// Members of one object (`json_keys_max`).
+    pub keys_max: usize,
+}
+
+impl JsonLimits {
+    /// For what has been checked before, and what other nodes send.
+    pub const WIDEST: Self = Self { depth_max: JSON_DEPTH_MAX, keys_max: usize::MAX };
+}
+
+impl Default for JsonLimits {
+    fn default() -> Self {
+        Self { depth_max: 64, keys_max: 10_000 }
+    }
+}
+
+/// The bounds of the core that an operator may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest message from or to an application, in bytes (`message_bytes_max`).
@@ -17,10 +38,14 @@ pub struct Limits {
     pub session_outbox_bytes_max: usize,
     /// Sessions on this node (`sessions_max`).
     pub sessions_max: usize,
+    /// Sessions of one user on this node (`sessions_per_user_max`).
+    pub sessions_per_user_max: usize,
     /// Methods and streams of one session (`methods_per_session_max`).
     pub methods_per_session_max: usize,
     /// Stream and bus subscriptions of one session, each (`subscriptions_per_session_max`).
     pub subscriptions_per_session_max: usize,
+    /// Shared contexts that one session is subscribed to (`contexts_per_session_max`).
+    pub contexts_per_session_max: usize,
     /// Calls of one session that wait for their end (`calls_per_session_max`).
     pub calls_per_session_max: usize,
     /// Replicated entries of a domain: registrations, context keys and their tombstones
@@ -49,8 +74,10 @@ impl Default for Limits {
             message_bytes_max: 16 << 20,
             session_outbox_bytes_max: 64 << 20,
             sessions_max: 10_000,
+            sessions_per_user_max: 512,
             methods_per_session_max: 4_096,
             subscriptions_per_session_max: 4_096,
+            contexts_per_session_max: 4_096,
             calls_per_session_max: 4_096,
             domain_entries_max: 200_000,
             domain_bytes_max: 256 << 20,

@@ -557,7 +557,7 @@ fn deep_nesting_is_refused() {
     let deep = "[".repeat(JSON_DEPTH_MAX * 100);
     let len = u16::try_from(deep.len()).unwrap().to_be_bytes();
     let frame = [b"\x92\x51\x82\xa1b\x01\xa1d\xc5".as_slice(), &len, deep.as_bytes()].concat();
-    assert_eq!(decode(&Bytes::from(frame)), Err(WireError::Json(JsonError::TooDeep)));
+    assert_eq!(decode(&Bytes::from(frame)), Err(WireError::Json(JsonError::TooDeep { max: JSON_DEPTH_MAX })));
 }
 
 #[test]

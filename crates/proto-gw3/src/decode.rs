@@ -117,7 +117,7 @@ impl Fields {
 impl Connection {
     /// Understands one frame.
     pub fn decode(&mut self, frame: &Bytes) -> Incoming {
-        match members(frame) {
+        match members(frame, self.limits) {
             Ok(members) => self.message(&Fields(members)),
             Err(error) => Incoming::Reply(not_an_object(frame, error)),
         }

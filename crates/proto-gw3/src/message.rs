@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_model::limits::JsonLimits;
 use mesh_model::{SessionId, Text};
 
 /// A GW3 domain: which part of a client a message belongs to.
@@ -59,6 +60,8 @@ impl Domain {
 pub struct Connection {
     pub(crate) peers: BTreeMap<Text, SessionId>,
     pub(crate) sessions: BTreeMap<SessionId, Peer>,
+    /// What its messages may be like.
+    pub(crate) limits: JsonLimits,
 }
 
 /// One logged-in peer of a connection.
@@ -72,9 +75,24 @@ pub(crate) struct Peer {
 }
 
 impl Connection {
+    /// Returns a connection on which nobody has logged in.
+    #[must_use]
+    pub fn new(limits: JsonLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Notes the token that a session will be given with its welcome.
     pub fn will_attach(&mut self, session: SessionId, access_token: Option<Text>) {
         self.sessions.insert(session, Peer { access_token, ..Peer::default() });
+    }
+
+    /// Forgets a session if its login has not led to a welcome, and returns whether it did so.
+    pub fn forget_refused(&mut self, session: SessionId) -> bool {
+        let refused = self.sessions.get(&session).is_some_and(|peer| peer.id.is_empty());
+        if refused {
+            self.sessions.remove(&session);
+        }
+        refused
     }
 
     /// Returns the sessions that have logged in, or are about to.

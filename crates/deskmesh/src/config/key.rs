@@ -2,6 +2,7 @@
 
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
+use mesh_model::limits::JSON_DEPTH_MAX;
 
 use super::Environment;
 use super::visibility::List;
@@ -37,6 +38,8 @@ enum Kind {
     Count,
     /// A visibility list.
     Rules(List),
+    /// The same, but not more than this.
+    CountTo(u64),
 }
 
 /// Every key, in the order in which people meet them.
@@ -60,10 +63,24 @@ pub const KEYS: &[Key] = &[
     Key { path: "telemetry.log", kind: Kind::LogFilter },
     Key { path: "telemetry.log_format", kind: Kind::Choice(&["human", "json"]) },
     Key { path: "limits.message_bytes_max", kind: Kind::Count },
+    Key { path: "limits.message_bytes_warn", kind: Kind::Count },
+    Key { path: "limits.json_depth_max", kind: Kind::CountTo(JSON_DEPTH_MAX as u64) },
+    Key { path: "limits.json_keys_max", kind: Kind::Count },
     Key { path: "limits.session_outbox_bytes_max", kind: Kind::Count },
+    Key { path: "limits.outbox_control_bytes_max", kind: Kind::Count },
+    Key { path: "limits.outbox_calls_bytes_max", kind: Kind::Count },
+    Key { path: "limits.outbox_context_conflate_bytes", kind: Kind::Count },
+    Key { path: "limits.outbox_context_bytes_max", kind: Kind::Count },
+    Key { path: "limits.outbox_stream_bytes_max", kind: Kind::Count },
+    Key { path: "limits.slow_stream_consumer", kind: Kind::Choice(&["disconnect", "drop-oldest"]) },
+    Key { path: "limits.write_deadline_ms", kind: Kind::Count },
+    Key { path: "limits.ping_interval_ms", kind: Kind::Count },
+    Key { path: "limits.missed_pings_max", kind: Kind::Count },
     Key { path: "limits.sessions_max", kind: Kind::Count },
+    Key { path: "limits.sessions_per_user_max", kind: Kind::Count },
     Key { path: "limits.methods_per_session_max", kind: Kind::Count },
     Key { path: "limits.subscriptions_per_session_max", kind: Kind::Count },
+    Key { path: "limits.contexts_per_session_max", kind: Kind::Count },
     Key { path: "limits.calls_per_session_max", kind: Kind::Count },
     Key { path: "limits.domain_entries_max", kind: Kind::Count },
     Key { path: "limits.domain_bytes_max", kind: Kind::Count },
@@ -74,6 +91,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.departed_bytes_max", kind: Kind::Count },
     Key { path: "limits.departed_ms_max", kind: Kind::Count },
     Key { path: "limits.hello_timeout_ms", kind: Kind::Count },
+    Key { path: "limits.handshakes_per_second_max", kind: Kind::Count },
 ];
 
 impl Key {
@@ -117,7 +135,9 @@ impl Key {
     pub(super) fn value_of_text(&self, text: &str) -> Value {
         let text = text.trim();
         match self.kind {
-            Kind::Count => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+            Kind::Count | Kind::CountTo(_) => {
+                text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
+            }
             Kind::Ratio => text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from),
             Kind::ListenAddresses | Kind::HostPorts | Kind::Origins | Kind::Hosts => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -157,6 +177,9 @@ impl Key {
             Kind::LogFilter => text_where(&value, |text| mesh_telemetry::logging::check_filter(text).is_ok()),
             Kind::Count => whole_number(&value).filter(|count| *count > 0).map(Value::from),
             Kind::Rules(_) => None,
+            Kind::CountTo(max) => {
+                whole_number(&value).filter(|count| (1..=max).contains(count)).map(Value::from)
+            }
         };
         checked.ok_or_else(|| KeyError::Value {
             key: self,
@@ -198,6 +221,7 @@ impl Key {
             }
             Kind::Count => "a whole number above 0",
             Kind::Rules(list) => list.example(),
+            Kind::CountTo(max) => return format!("a whole number from 1 to {max}"),
         };
         fixed.to_owned()
     }

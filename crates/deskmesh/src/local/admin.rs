@@ -89,6 +89,7 @@ fn status(local: &Local) -> Status {
         sessions: view.sessions as u64,
         methods: view.methods as u64,
         contexts: view.contexts as u64,
+        stream_events_dropped: local.gateway.dropped(),
         spans_dropped: local.gateway.telemetry.dropped(),
     }
 }

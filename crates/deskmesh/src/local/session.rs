@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use mesh_core::Input;
 use mesh_model::{Command, Event, Request, Text, Tick};
-use proto_gw3::{Connection, Domain, Incoming, Login, traceparent};
+use proto_gw3::{Connection, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
@@ -20,11 +20,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::Local;
-use crate::outbox::{CloseWith, Item, Outbox};
+use crate::outbox::{CloseWith, Item, Outbox, Taken, is_acknowledgement};
 use crate::tokens::Purpose;
 
-/// How long a client may take to read what was written to it before it counts as dead.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may take to answer a close.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Between the acknowledgement of a change and the next change by somebody else.
@@ -34,8 +32,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(2);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;
-/// Between the node's pings. A client that answers none of two is gone.
-const PING_EVERY: Duration = Duration::from_secs(20);
+/// How long a client that sends waits for one that reads slowly.
+const RELIEF: Duration = Duration::from_millis(250);
 
 /// Why a connection ends.
 enum End {
@@ -49,6 +47,7 @@ enum End {
 
 struct Session {
     local: Arc<Local>,
+    remote: SocketAddr,
     socket: WebSocketStream<TcpStream>,
     connection: Connection,
     outbox: Arc<Outbox>,
@@ -57,6 +56,11 @@ struct Session {
     attached: bool,
     /// When anything last came from the client.
     heard: Tick,
+    /// Whose outbox this client has filled, and until when it waits for that to be read. Its own is
+    /// written meanwhile: two clients may have filled each other's.
+    crowded: Option<(Arc<Outbox>, Instant)>,
+    /// Whether the log has a line about its large messages.
+    warned: bool,
 }
 
 /// Serves a connection to its end.
@@ -70,16 +74,20 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
         .max_frame_size(Some(limits.message_bytes_max));
     let socket =
         WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await;
-    let outbox = Arc::new(Outbox::new(limits.session_outbox_bytes_max));
+    let outbox = Arc::new(Outbox::new(limits));
+    let connection = Connection::new(limits.json());
     let now = local.gateway.clock.now();
     let mut session = Session {
         local,
+        remote,
         socket,
-        connection: Connection::default(),
+        connection,
         outbox,
         settles_at: None,
         attached: false,
         heard: now,
+        crowded: None,
+        warned: false,
     };
     let end = session.serve().await;
     // The others learn of it before the closing handshake, which may take its time.
@@ -111,14 +119,20 @@ impl Session {
     async fn serve(&mut self) -> End {
         let hello_deadline =
             Instant::now() + Duration::from_millis(self.local.config.limits.hello_timeout_ms);
-        let mut ping = tokio::time::interval(PING_EVERY);
+        let mut ping =
+            tokio::time::interval(Duration::from_millis(self.local.config.limits.ping_interval_ms));
         ping.reset();
         let outbox = self.outbox.clone();
         loop {
+            let crowded = self.crowded.clone();
             let ended = tokio::select! {
                 biased;
                 () = outbox.changed() => self.write().await,
-                message = self.socket.next() => self.read(message),
+                () = relieved(crowded.as_ref()), if crowded.is_some() => {
+                    self.crowded = None;
+                    None
+                }
+                message = self.socket.next(), if crowded.is_none() => self.read(message),
                 () = tokio::time::sleep_until(hello_deadline), if !self.attached => {
                     let millis = self.local.config.limits.hello_timeout_ms;
                     Some(close(1008, format!("nobody logged in within {millis} ms (limit hello_timeout_ms)")))
@@ -132,12 +146,17 @@ impl Session {
     }
 
     async fn ping(&mut self) -> Option<End> {
-        let silent = Duration::from_micros(self.local.gateway.clock.now().since(self.heard));
-        if silent > 2 * PING_EVERY + Duration::from_secs(5) {
-            return Some(close(1001, "nothing heard from the client, not even answers to pings"));
+        let limits = &self.local.config.limits;
+        let (millis, missed) = (limits.ping_interval_ms, limits.missed_pings_max);
+        // Half an interval more than the pings take, so that a ping that has just been sent is not missed.
+        let silence = Duration::from_millis(millis.saturating_mul(missed).saturating_add(millis / 2));
+        if Duration::from_micros(self.local.gateway.clock.now().since(self.heard)) > silence {
+            let reason = format!(
+                "{missed} pings, one each {millis} ms, were not answered (limits missed_pings_max, ping_interval_ms)"
+            );
+            return Some(close(1001, reason));
         }
-        let sent = tokio::time::timeout(WRITE_DEADLINE, self.socket.send(Message::Ping(Bytes::new()))).await;
-        (!matches!(sent, Ok(Ok(())))).then_some(End::Gone)
+        self.within(async |socket| socket.send(Message::Ping(Bytes::new())).await).await.err()
     }
 
     fn read(&mut self, message: Option<Result<Message, Error>>) -> Option<End> {
@@ -155,7 +174,16 @@ impl Session {
             None => return Some(End::Gone),
             Some(Err(error)) => return Some(self.failed(&error)),
         };
-        self.frame(&frame);
+        let warn = self.local.config.limits.message_bytes_warn;
+        if frame.len() > warn && !self.warned {
+            self.warned = true;
+            let (remote, bytes) = (self.remote, frame.len());
+            tracing::warn!(%remote, bytes, "a large message: more than {warn} bytes (limit message_bytes_warn); further ones of this connection are not noted");
+        }
+        let crowded = self.frame(&frame);
+        self.crowded = crowded
+            .filter(|crowded| !Arc::ptr_eq(crowded, &self.outbox))
+            .map(|crowded| (crowded, Instant::now() + RELIEF));
         None
     }
 
@@ -172,7 +200,8 @@ impl Session {
         }
     }
 
-    fn frame(&mut self, frame: &Bytes) {
+    /// Does what a frame asks for, and returns the outbox of a client that had better be waited for.
+    fn frame(&mut self, frame: &Bytes) -> Option<Arc<Outbox>> {
         let gateway = self.local.gateway.clone();
         match self.connection.decode(frame) {
             Incoming::Command { session, command } => {
@@ -183,7 +212,7 @@ impl Session {
                     }
                     other => other,
                 };
-                gateway.input(Input::Session { session, command });
+                return gateway.input(Input::Session { session, command });
             }
             Incoming::Hello { request, identity, login } => self.hello(request, identity, &login),
             Incoming::CreateToken { session, request } => {
@@ -191,9 +220,12 @@ impl Session {
                 let token = self.local.tokens.make(Purpose::Gateway, &user, gateway.clock.wall_ms());
                 self.outbox.push(Item::Frame(self.connection.token(session, &request, &token)));
             }
-            Incoming::Reply(frame) => self.outbox.push(Item::Frame(frame)),
+            Incoming::Reply(frame) => {
+                self.outbox.push(Item::Frame(frame));
+            }
             Incoming::Nothing => {}
         }
+        None
     }
 
     fn hello(&mut self, request: Request, identity: mesh_model::Json, login: &Login) {
@@ -228,18 +260,27 @@ impl Session {
                 let command = Command::Attach { request, identity, user: Some(user), login, service };
                 local.gateway.input(Input::Session { session, command });
             }
-            Err(reason) => self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason))),
+            Err(reason) => {
+                self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason)));
+            }
         }
     }
 
-    /// Writes all that waits.
+    /// Writes what waits: all of it, or a part of much.
     async fn write(&mut self) -> Option<End> {
-        let (mut items, closed) = self.outbox.take();
-        let written = self.write_items(&mut items).await;
-        if let Some(with) = closed {
-            return Some(End::Close(with));
+        let mut items = match self.outbox.take() {
+            Taken::Items(items) => items,
+            Taken::Mark => self.local.gateway.present_value(&self.outbox).into_iter().collect(),
+            Taken::End(with) => return with.map(End::Close),
+        };
+        if let Err(end) = self.write_items(&mut items).await {
+            return Some(self.outbox.closed().map_or(end, End::Close));
         }
-        written.err()
+        if self.outbox.again() && self.crowded.is_none() {
+            // A client that is sent more than it can take is still heard.
+            return self.socket.next().now_or_never().and_then(|message| self.read(message));
+        }
+        None
     }
 
     async fn write_items(&mut self, items: &mut VecDeque<Item>) -> Result<(), End> {
@@ -254,9 +295,16 @@ impl Session {
                         self.flush().await?;
                         tokio::time::sleep_until(at).await;
                     }
-                    (self.connection.encode(session, &event), is_acknowledgement(&event))
+                    let frame = self.connection.encode(session, &event);
+                    if matches!(event, Event::Refused { .. }) && self.connection.forget_refused(session) {
+                        self.local.gateway.close_session(session, None);
+                        self.attached = self.connection.sessions().next().is_some();
+                    }
+                    (frame, is_acknowledgement(&event))
                 }
                 Item::Frame(frame) => (frame, false),
+                // Neither is ever among what is taken.
+                Item::Mark(..) => continue,
                 Item::Close(with) => return Err(End::Close(with)),
             };
             // Assembled from parts that are JSON text each.
@@ -286,21 +334,19 @@ impl Session {
         write: impl AsyncFnOnce(&mut WebSocketStream<TcpStream>) -> Result<(), Error>,
     ) -> Result<(), End> {
         let outbox = self.outbox.clone();
+        let deadline = Duration::from_millis(self.local.config.limits.write_deadline_ms);
         let write = write(&mut self.socket);
         tokio::pin!(write);
         // Most writes are done at once, without a timer.
         let result = match futures_util::poll!(&mut write) {
             std::task::Poll::Ready(result) => return result.map_err(|_| End::Gone),
             std::task::Poll::Pending => {
-                let deadline = tokio::time::sleep(WRITE_DEADLINE);
+                let deadline = tokio::time::sleep(deadline);
                 tokio::pin!(deadline);
                 loop {
                     tokio::select! {
                         result = &mut write => break result,
-                        () = &mut deadline => {
-                            let reason = "too slow: nothing was read for 10 s (write deadline)";
-                            return Err(close(1013, reason));
-                        }
+                        () = &mut deadline => return Err(End::Close(outbox.too_slow())),
                         () = outbox.changed() => {
                             if let Some(with) = outbox.closed() {
                                 return Err(End::Close(with));
@@ -321,14 +367,10 @@ const fn is_change(event: &Event) -> bool {
     matches!(event, Event::ContextUpdated { .. } | Event::BusEvent { .. } | Event::StreamData { .. })
 }
 
-/// Returns whether a client changes its own copy when it gets this.
-const fn is_acknowledgement(event: &Event) -> bool {
-    match event {
-        Event::Done { request } | Event::ContextSnapshot { request, .. } => {
-            request.face == Domain::Global as u8 || request.face == Domain::Context as u8
-        }
-        Event::ContextCreated { .. } | Event::BusSubscribed { .. } | Event::Subscribed { .. } => true,
-        _ => false,
+/// Waits for another client to read; see [`Outbox::relieved`].
+async fn relieved(crowded: Option<&(Arc<Outbox>, Instant)>) {
+    if let Some((outbox, until)) = crowded {
+        outbox.relieved(*until).await;
     }
 }
 

@@ -496,3 +496,44 @@ fn a_registration_that_came_back_from_the_dead_is_withdrawn_again() {
     let divergences: Vec<u64> = mesh.nodes.iter().map(|node| node.divergences).collect();
     assert!(divergences.iter().all(|count| *count <= 1), "{divergences:?}");
 }
+
+#[test]
+fn what_a_slow_app_does_not_take_ends_as_overloaded() {
+    let (mut mesh, (one, _), (two, instance)) = two();
+    let limit = Text::from("some_limit (7)");
+    let overloaded = [Outcome::Failed(CallFailure::Overloaded { limit: limit.clone() })];
+    let not_taken =
+        |id| crate::Input::NotTaken { session: mesh_model::SessionId(two.1), id, limit: limit.clone() };
+    mesh.call(one, &instance, "1");
+    let id = mesh.take(two, invoked)[0];
+    mesh.input(1, not_taken(id));
+    mesh.settle();
+    assert_eq!(mesh.take(one, ended), overloaded);
+
+    mesh.subscribe(one, &instance, "1");
+    let id = mesh.take(two, wanted)[0];
+    mesh.input(1, not_taken(id));
+    mesh.settle();
+    assert_eq!(mesh.take(one, ended), overloaded);
+    assert!(mesh.nodes.iter().all(|node| node.invocations.is_empty() && node.interests.is_empty()));
+}
+
+#[test]
+fn a_present_value_is_for_subscribers() {
+    let mut mesh = Mesh::new(1);
+    let (one, two) = (mesh.app(0, "joe").0, mesh.app(0, "joe").0);
+    let create = |request| Command::CreateContext {
+        request,
+        name: "c".into(),
+        data: Some(json("{\"a\":1}")),
+        lifetime: Lifetime::Retained,
+    };
+    mesh.ask(one, create);
+    let context = mesh.take(one, |event| match event {
+        Event::ContextCreated { context, .. } => Some(context.clone()),
+        _ => None,
+    });
+    let mut reset = |app: App| mesh.nodes[0].context_reset(mesh_model::SessionId(app.1), &context[0]);
+    assert_eq!(reset(one), Some(json("{\"reset\":{\"a\":1}}")));
+    assert_eq!(reset(two), None);
+}

@@ -28,6 +28,10 @@ pub(super) async fn accept(shared: Arc<Shared>) {
             // A validated address never gets here, so quinn has no reason to refuse.
             Admission::Retry => {
                 let _ = incoming.retry();
+                if let Some(suppressed) = shared.may_warn() {
+                    let max = shared.limits.handshakes_per_second_max;
+                    warn!(%source, suppressed, "an address must prove itself: more than {max} handshakes per second (limit handshakes_per_second_max), or too many unfinished ones");
+                }
             }
             Admission::Refuse => incoming.refuse(),
         }
