@@ -7,11 +7,13 @@
 pub mod clients;
 mod mesh;
 mod node;
+mod peer;
 mod program;
 pub mod raw;
 mod wait;
 
 pub use crate::mesh::Mesh;
 pub use crate::node::{Node, NodeOptions, PATIENCE};
+pub use crate::peer::{RawPeer, hello};
 pub use crate::program::{Finished, program, run, run_in};
 pub use crate::wait::{elapsed, until};

@@ -162,24 +162,48 @@ pub enum Event {
 }
 
 impl Event {
-    /// Returns about how many bytes this event holds, for the bound of an outbox.
+    /// Returns about how many bytes this event holds, for the bound of an outbox: all that an application
+    /// can make long counts.
     #[must_use]
     pub fn weight(&self) -> usize {
+        let of = |parts: &[Option<&Json>]| parts.iter().flatten().map(|part| part.len()).sum::<usize>();
+        let words = |words: &Words| of(&[words.uri.as_ref(), words.reason.as_ref()]);
         let payload = match self {
-            Self::Attached { identity, .. } | Self::InstanceAdded { identity, .. } => identity.len(),
+            Self::Attached { request, identity, .. } => request.id.len() + identity.len(),
+            Self::InstanceAdded { identity, .. } => identity.len(),
             Self::MethodsAdded { methods, .. } | Self::MethodsRemoved { methods, .. } => {
                 methods.iter().map(Json::len).sum()
             }
             Self::Invoke { arguments, .. } | Self::SubscriptionRequested { arguments, .. } => arguments.len(),
-            Self::CallEnded { outcome: Outcome::Answered(Answer::Result(Some(result))), .. } => result.len(),
-            Self::CallEnded {
-                outcome: Outcome::Answered(Answer::Error { context: Some(context), .. }),
-                ..
-            } => context.len(),
-            Self::StreamData { data, .. } | Self::ContextSnapshot { data, .. } => data.len(),
+            Self::CallEnded { request, outcome } => {
+                request.id.len()
+                    + match outcome {
+                        Outcome::Answered(Answer::Result(result)) => of(&[result.as_ref()]),
+                        Outcome::Answered(Answer::Error { words: given, context }) => {
+                            words(given) + of(&[context.as_ref()])
+                        }
+                        Outcome::Failed(_) => 0,
+                    }
+            }
+            Self::Done { request }
+            | Self::Refused { request, .. }
+            | Self::Subscribed { request, .. }
+            | Self::ContextCreated { request, .. }
+            | Self::BusSubscribed { request, .. } => request.id.len(),
+            Self::SubscriberGone { cause, .. }
+            | Self::SubscriptionEnded { cause, .. }
+            | Self::InstanceRemoved { cause, .. }
+            | Self::ContextDestroyed { cause, .. } => match cause {
+                Cause::Left(given) => words(given),
+                _ => 0,
+            },
+            Self::StreamData { data, sequence, snapshot, .. } => {
+                data.len() + of(&[sequence.as_ref(), snapshot.as_ref()])
+            }
+            Self::ContextAdded { name, .. } => name.len(),
+            Self::ContextSnapshot { request, data, .. } => request.id.len() + data.len(),
             Self::ContextUpdated { delta, .. } => delta.len(),
             Self::BusEvent { publisher, data, .. } => publisher.len() + data.len(),
-            _ => 0,
         };
         payload + 256
     }
