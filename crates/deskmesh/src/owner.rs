@@ -18,9 +18,18 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Returns whether the process at the other end of a loopback connection may be let in: it runs as the
 /// user who runs this node, or as root. `None` where this system does not tell.
 pub(crate) fn same_user(peer: SocketAddr, local: SocketAddr) -> Option<bool> {
-    let uid = uid_of_socket(peer, local)?;
+    let owner = owner_of_socket(peer, local)?;
     let own = own_uid()?;
-    Some(uid == own || uid == 0)
+    // Nobody's socket is shown as root's; its process may have been anybody's.
+    Some(owner.inode != 0 && (owner.uid == own || owner.uid == 0))
+}
+
+/// Who has a socket open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner {
+    uid: u32,
+    /// 0 if no process has it open any more.
+    inode: u32,
 }
 
 #[cfg(target_os = "linux")]
@@ -29,9 +38,62 @@ fn own_uid() -> Option<u32> {
     std::fs::metadata("/proc/self").ok().map(|metadata| metadata.uid())
 }
 
-/// Looks the peer's socket up in the kernel's table.
 #[cfg(target_os = "linux")]
-fn uid_of_socket(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
+fn owner_of_socket(peer: SocketAddr, local: SocketAddr) -> Option<Owner> {
+    asked(peer, local).or_else(|| listed(peer, local))
+}
+
+/// Asks the kernel for the one socket (`sock_diag`): the list of all takes longer, the more there are.
+#[cfg(target_os = "linux")]
+fn asked(peer: SocketAddr, local: SocketAddr) -> Option<Owner> {
+    use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+    use netlink_packet_sock_diag::SockDiagMessage;
+    use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+    use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+    use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+    use netlink_sys::{Socket, SocketAddr as Port};
+
+    let request = InetRequest {
+        family: if peer.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: peer.port(),
+            destination_port: local.port(),
+            source_address: peer.ip(),
+            destination_address: local.ip(),
+            interface_id: 0,
+            // Any.
+            cookie: [0xff; 8],
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let socket = Socket::new(NETLINK_SOCK_DIAG).ok()?;
+    // The answer is there when the question has been sent.
+    socket.set_non_blocking(true).ok()?;
+    socket.send_to(&bytes, &Port::new(0, 0), 0).ok()?;
+    let (answer, _) = socket.recv_from_full().ok()?;
+    match NetlinkMessage::<SockDiagMessage>::deserialize(&answer).ok()?.payload {
+        // Where there is no such connection the kernel looks for a listener on the port.
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found))
+            if found.header.socket_id.destination_port == local.port() =>
+        {
+            Some(Owner { uid: found.header.uid, inode: found.header.inode })
+        }
+        _ => None,
+    }
+}
+
+/// Looks the socket up in the kernel's table of all.
+#[cfg(target_os = "linux")]
+fn listed(peer: SocketAddr, local: SocketAddr) -> Option<Owner> {
     let (file, peer, local) = match (peer, local) {
         (SocketAddr::V4(peer), SocketAddr::V4(local)) => {
             let hex = |a: std::net::SocketAddrV4| {
@@ -58,7 +120,10 @@ fn uid_of_socket(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
         let mut words = line.split_ascii_whitespace().skip(1);
         words.next() == Some(&peer) && words.next() == Some(&local)
     })?;
-    line.split_ascii_whitespace().nth(7)?.parse().ok()
+    let mut words = line.split_ascii_whitespace().skip(7);
+    let uid = words.next()?.parse().ok()?;
+    let inode = words.nth(1)?.parse().ok()?;
+    Some(Owner { uid, inode })
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -67,6 +132,32 @@ fn own_uid() -> Option<u32> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn uid_of_socket(_peer: SocketAddr, _local: SocketAddr) -> Option<u32> {
+fn owner_of_socket(_peer: SocketAddr, _local: SocketAddr) -> Option<Owner> {
     None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn both_ways_find_the_owner_of_a_connection_and_of_an_abandoned_one() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, peer) = listener.accept().unwrap();
+            let local = accepted.local_addr().unwrap();
+            let owner = asked(peer, local).expect("the kernel answers");
+            assert_eq!(Some(owner), listed(peer, local));
+            assert_eq!(Some(owner.uid), own_uid());
+            assert_eq!(same_user(peer, local), Some(true));
+            drop(client);
+            assert_eq!(same_user(peer, local), Some(false), "no process answers for it any more");
+            // The port is in use by a listener only.
+            let nobody = SocketAddr::new(peer.ip(), listener.local_addr().unwrap().port());
+            assert_eq!(asked(nobody, SocketAddr::new(peer.ip(), 1)), None);
+        }
+    }
 }

@@ -527,6 +527,7 @@ fn a_present_value_is_for_subscribers() {
         name: "c".into(),
         data: Some(json("{\"a\":1}")),
         lifetime: Lifetime::Retained,
+        permissions: mesh_model::Permissions::default(),
     };
     mesh.ask(one, create);
     let context = mesh.take(one, |event| match event {
