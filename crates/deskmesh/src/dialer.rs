@@ -9,6 +9,7 @@ use std::time::Duration;
 use mesh_model::{LinkId, NodeId};
 use mesh_net::quic::DialError;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use crate::gateway::Gateway;
 
@@ -30,6 +31,8 @@ enum Target {
 #[derive(Debug, Default)]
 struct Attempt {
     pause: Duration,
+    /// Whether a dial is under way.
+    dialling: bool,
     due: Option<tokio::time::Instant>,
     /// The link that a seed's dial led to.
     link: Option<LinkId>,
@@ -56,6 +59,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
     let mut attempts: BTreeMap<Target, Attempt> =
         seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
     let mut saved = 0;
+    let mut dials = JoinSet::new();
     loop {
         for known in &gateway.addresses {
             attempts.entry(Target::Node(*known.key())).or_default();
@@ -64,24 +68,39 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
             saved = gateway.addresses.len();
             save(&gateway, &file);
         }
-        let targets: Vec<Target> = attempts.keys().cloned().collect();
-        for target in targets {
-            let Some(attempt) = attempts.get_mut(&target) else { continue };
-            if is_linked(&gateway, &target, attempt) {
+        // Those that are known by name go first: one that does not answer must not keep this node from the
+        // others, and a seed is most often one of them.
+        let mut seeds_wait = false;
+        for (target, attempt) in attempts.iter_mut().rev() {
+            if attempt.dialling {
+                seeds_wait |= matches!(target, Target::Node(_));
+                continue;
+            }
+            if is_linked(&gateway, target, attempt) {
                 attempt.pause = Duration::ZERO;
                 attempt.due = None;
                 continue;
             }
-            if attempt.due.is_some_and(|due| due > tokio::time::Instant::now()) {
+            let waits = seeds_wait && matches!(target, Target::Seed(_));
+            if waits || attempt.due.is_some_and(|due| due > tokio::time::Instant::now()) {
                 continue;
             }
+            seeds_wait |= matches!(target, Target::Node(_));
             attempt.pause = (attempt.pause * 2).clamp(PAUSE_FIRST, PAUSE_LONGEST);
-            attempt.link = dial(&gateway, &target).await;
-            attempt.due = Some(tokio::time::Instant::now() + attempt.pause);
+            attempt.dialling = true;
+            let (gateway, target) = (gateway.clone(), target.clone());
+            dials.spawn(async move { (dial(&gateway, &target).await, target) });
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = gateway.topology_changed.notified() => {}
+            Some(Ok((link, target))) = dials.join_next() => {
+                if let Some(attempt) = attempts.get_mut(&target) {
+                    attempt.link = link;
+                    attempt.dialling = false;
+                    attempt.due = Some(tokio::time::Instant::now() + attempt.pause);
+                }
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ pub(crate) struct Gateway {
     /// Where nodes can be dialled, as they say themselves.
     pub(crate) addresses: DashMap<NodeId, Vec<Text>>,
     pub(crate) topology_changed: Notify,
+    /// Tells when those who can be known again are others than before.
+    pub(crate) recognitions_changed: Notify,
+    recognitions_seen: AtomicU64,
     endpoint: OnceLock<MeshEndpoint>,
     next_session: AtomicU64,
     /// When the timer task wants to run, in ticks; it is woken when that is too late.
@@ -71,6 +74,8 @@ impl Gateway {
             links: DashMap::new(),
             addresses: DashMap::new(),
             topology_changed: Notify::new(),
+            recognitions_changed: Notify::new(),
+            recognitions_seen: AtomicU64::new(0),
             endpoint: OnceLock::new(),
             next_session: AtomicU64::new(1),
             timer_at: AtomicU64::new(u64::MAX),
@@ -205,6 +210,10 @@ impl Gateway {
             self.carry_out_all(core, &mut crowded, &mut not_taken);
             let Some(input) = not_taken.pop_front() else { break };
             core.handle(input, self.clock.read());
+        }
+        let recognitions = core.recognitions_changed();
+        if self.recognitions_seen.swap(recognitions, Ordering::Relaxed) != recognitions {
+            self.recognitions_changed.notify_one();
         }
         let next = core.poll_timeout().map_or(u64::MAX, |tick| tick.0);
         let before = self.timer_at.swap(next, Ordering::Relaxed);

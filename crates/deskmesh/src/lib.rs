@@ -11,6 +11,7 @@ mod outbox;
 pub mod output;
 mod owner;
 mod reload;
+mod remembered;
 #[cfg(test)]
 mod simulation;
 mod tokens;

@@ -98,9 +98,6 @@ impl Local {
                     continue;
                 }
             };
-            if self.draining.load(Ordering::Relaxed) {
-                continue;
-            }
             let Ok(door) = self.doors.clone().try_acquire_owned() else {
                 let max = self.config.limits.sessions_max;
                 tracing::warn!(%remote, "connection refused: limit sessions_max ({max}) is reached");

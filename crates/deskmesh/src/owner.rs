@@ -1,18 +1,35 @@
 //! The operating system's side of ownership: private files, and whose a loopback connection is.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
 /// Writes a file that only this user can read.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
+    let mut file = create_private(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Writes a file that only this user can read in place of the one that may be there. It outlives this
+/// process at once, but not a power cut.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    create_private(&temporary)?.write_all(bytes)?;
+    std::fs::rename(&temporary, path)
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    options.open(path)
 }
 
 /// Returns whether the process at the other end of a loopback connection may be let in: it runs as the

@@ -25,13 +25,13 @@ use crate::gateway::Gateway;
 use crate::local::Local;
 use crate::reload::Reloader;
 use crate::tokens::ClientTokens;
-use crate::{dialer, output};
+use crate::{dialer, output, remembered};
 
 /// How long connections may take to close when the node goes down.
 const DRAIN: Duration = Duration::from_millis(1_500);
-/// How long a node that knows others waits for them before it says that it is ready: what they hold is
+/// How long a node that knows others waits for them before it lets applications in: what they hold is
 /// newer than what returning clients bring.
-const CATCH_UP: Duration = Duration::from_millis(1_500);
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Runs a node until it is told to stop.
 #[must_use]
@@ -100,6 +100,8 @@ pub(crate) struct Running {
     config: Config,
     telemetry: Telemetry,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// The tasks that hold the sockets for applications.
+    accepting: Vec<tokio::task::JoinHandle<()>>,
     /// Held while the node lives: one data directory, one node.
     _lock: File,
 }
@@ -189,12 +191,14 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
         listening,
     );
 
+    remembered::restore(&gateway, &dir);
     let mut tasks = vec![tokio::spawn(gateway.clone().run_timers())];
-    let remembered = dir.join("peers.json").exists() || !seeds.is_empty();
+    tasks.push(tokio::spawn(remembered::run(gateway.clone(), dir.clone())));
+    let knows_others = dir.join("peers.json").exists() || !seeds.is_empty();
     tasks.push(tokio::spawn(dialer::run(gateway.clone(), seeds, dir.clone())));
     // The sockets are open already, so a returning client waits instead of being refused; it is
     // answered once the others' state is here.
-    if remembered {
+    if knows_others {
         let caught_up = async {
             while !gateway.look(|node| node.peers().iter().any(|peer| peer.state == "up")) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -204,7 +208,8 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
             tracing::info!("no other node could be reached yet; this one serves alone meanwhile");
         }
     }
-    tasks.extend(listeners.into_iter().map(|listener| tokio::spawn(local.clone().serve(listener))));
+    let accepting =
+        listeners.into_iter().map(|listener| tokio::spawn(local.clone().serve(listener))).collect();
     let file = NodeFile {
         pid: std::process::id(),
         node: identity.node().to_string(),
@@ -215,7 +220,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
     };
     file.write(&dir).with_context(|| format!("cannot write {}", NodeFile::path(&dir).display()))?;
     local.ready.store(true, Ordering::Relaxed);
-    Ok(Running { local, config, telemetry, tasks, _lock: lock })
+    Ok(Running { local, config, telemetry, tasks, accepting, _lock: lock })
 }
 
 impl Running {
@@ -283,6 +288,12 @@ impl Running {
     /// Drains and stops: readiness first, then clients and nodes are told, then the sockets go.
     pub(crate) async fn stop(self) {
         tracing::info!("shutting down");
+        // A client whose connection is accepted and then dropped forgets what it knew; one that is refused
+        // tries again.
+        for task in self.accepting {
+            task.abort();
+            let _ = task.await;
+        }
         self.local.drain();
         let gateway = &self.local.gateway;
         gateway.input(Input::Leave);
@@ -298,6 +309,7 @@ impl Running {
         for task in &self.tasks {
             task.abort();
         }
+        remembered::save(gateway, &self.config.data_dir);
         let _ = NodeFile::remove(&self.config.data_dir);
         self.telemetry.shutdown().await;
     }

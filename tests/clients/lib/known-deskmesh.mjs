@@ -3,14 +3,8 @@
 // With `--deskmesh` such a failure is reported and forgiven, and an entry that is no longer needed is
 // pointed out.
 
-const RETURN = 'a client that returns is not yet told apart from a new one; this comes with the rest of GW3';
-
 /** Scenarios of `run.mjs`. */
 const scenarios = {
-  'reconnect: a returning client does not undo what others wrote': RETURN,
-  'reconnect: a returning client does not raise a destroyed context': RETURN,
-  'reconnect: a returning client keeps its instance id': RETURN,
-  'restart: old values do not come back': RETURN,
   'restart: a stream from a goes on at b':
     'a subscriber whose node falls silent is kept for 30 s, in case it was only the link; its provider is told after that, or when the node is back',
 };
