@@ -13,6 +13,7 @@ mod machine;
 mod process;
 mod protocol;
 mod report;
+mod scale;
 mod scenario;
 mod sdk;
 mod socket;
@@ -76,6 +77,8 @@ struct Args {
 enum Command {
     /// Checks `mesh-client` against the systems that speak GW3, and measures it.
     Sdk,
+    /// Measures what many applications cost one deskmesh node.
+    Scale,
     /// Relays WebSocket frames without parsing them.
     FloorWs {
         /// Where to listen for WebSockets.
@@ -115,6 +118,7 @@ fn run(args: &Args) -> Result<()> {
     match &args.command {
         None => runtime.block_on(measure(args)),
         Some(Command::Sdk) => runtime.block_on(check_sdk(args)),
+        Some(Command::Scale) => runtime.block_on(async { scale::run(&kit(args)?).await }),
         Some(Command::FloorWs { listen }) => runtime.block_on(floor::ws::run(*listen)),
         Some(Command::FloorQuic { listen, link: Some(link), identity, .. }) => {
             runtime.block_on(floor::quic::run_far(*listen, *link, identity))

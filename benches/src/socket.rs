@@ -121,6 +121,11 @@ impl Reader {
         Ok(())
     }
 
+    /// Gives the memory of the buffer back, when nothing more is to be read.
+    pub(crate) fn forget_buffer(&mut self) {
+        (self.buffer, self.start, self.end) = (Vec::new(), 0, 0);
+    }
+
     async fn fill(&mut self) -> Result<()> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);

@@ -6,6 +6,7 @@
 mod support;
 
 use std::thread;
+use std::time::Duration;
 
 use mesh_tests::raw::{Frame, Frames, TEXT, frame};
 use mesh_tests::{Node, NodeOptions, PATIENCE, RawPeer, hello, raw, until};
@@ -568,5 +569,39 @@ fn session_outbox_bytes_max() {
     }
     logged(&node, "session_outbox_bytes_max");
     check_closed(&mut slow.frames, 1013, "session_outbox_bytes_max", 2_000_000);
+    check_others(&mut node);
+}
+
+/// Many publishers together are quicker than any reader: they are slowed down, and nothing is lost.
+#[test]
+fn a_burst_waits_for_a_subscriber_that_reads() {
+    const PUBLISHERS: usize = 20;
+    const EACH: usize = 2_000;
+    let mut node = node("outbox_stream_bytes_max = 200000");
+    let mut subscriber = RawPeer::login(&node, "subscriber", "eve");
+    subscribe_bus(&mut subscriber, "t");
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|number| {
+            let mut peer = RawPeer::login(&node, "publisher", "eve");
+            thread::spawn(move || {
+                let data = json!({"from": number, "filler": "x".repeat(500)});
+                let text = peer.text(json!({"domain": "bus", "type": "publish", "topic": "t", "data": data}));
+                peer.frames.send_bytes(&frames(&text, EACH)).unwrap();
+                peer
+            })
+        })
+        .collect();
+    let mut got = [0; PUBLISHERS];
+    for count in 0..PUBLISHERS * EACH {
+        let message = subscriber.wait(|message| message["type"] == "event");
+        got[message["data"]["from"].as_u64().unwrap() as usize] += 1;
+        if count % 1_000 == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    assert_eq!(got, [EACH; PUBLISHERS]);
+    for publisher in publishers {
+        publisher.join().unwrap();
+    }
     check_others(&mut node);
 }

@@ -57,6 +57,14 @@ pub(crate) struct Local {
 
 type Answer = Response<Full<Bytes>>;
 
+/// A connection that has become a WebSocket.
+struct Upgraded {
+    stream: TcpStream,
+    /// What came behind the request, in memory of its own.
+    read: Vec<u8>,
+    place: OwnedSemaphorePermit,
+}
+
 impl Local {
     pub(crate) fn new(
         gateway: Arc<Gateway>,
@@ -106,15 +114,19 @@ impl Local {
             let _ = stream.set_nodelay(true);
             let local = self.clone();
             tokio::spawn(async move {
-                local.connection(stream, remote).await;
-                drop(door);
+                let Some(upgraded) = local.clone().connection(stream, remote).await else { return };
+                // A task of its own, for this one is as large as all that HTTP needs.
+                tokio::spawn(async move {
+                    session::run(local, upgraded.stream, upgraded.read, remote).await;
+                    drop((upgraded.place, door));
+                });
             });
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
-        let Ok(own) = stream.local_addr() else { return };
-        // The WebSocket part runs in the same task, once HTTP has handed the socket over.
+    /// Answers requests until the connection ends or becomes a WebSocket.
+    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) -> Option<Upgraded> {
+        let own = stream.local_addr().ok()?;
         let (upgraded_tx, upgraded_rx) = tokio::sync::oneshot::channel();
         let upgraded_tx = std::sync::Mutex::new(Some(upgraded_tx));
         let local = self.clone();
@@ -136,12 +148,11 @@ impl Local {
             .await;
         if let Err(error) = served {
             tracing::debug!(%remote, %error, "not a request");
-            return;
+            return None;
         }
-        let Ok((upgrade, _place)) = upgraded_rx.await else { return };
-        let Ok(upgraded) = upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        session::run(self, parts.io.into_inner(), parts.read_buf, remote).await;
+        let (upgrade, place) = upgraded_rx.await.ok()?;
+        let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+        Some(Upgraded { stream: parts.io.into_inner(), read: parts.read_buf.to_vec(), place })
     }
 
     /// Answers a request; with a place for a WebSocket, if it becomes one.

@@ -32,6 +32,19 @@ fn create_private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Allows this process as many open files as the system lets it have: every application is one.
+pub(crate) fn raise_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        // It is fewer applications otherwise, and they are refused when it comes to that.
+        if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_err() {
+            tracing::warn!(?current, ?maximum, "the bound on open files cannot be raised");
+        }
+    }
+}
+
 /// Returns whether the process at the other end of a loopback connection may be let in: it runs as the
 /// user who runs this node, or as root. `None` where this system does not tell.
 pub(crate) fn same_user(peer: SocketAddr, local: SocketAddr) -> Option<bool> {

@@ -25,7 +25,7 @@ use crate::gateway::Gateway;
 use crate::local::Local;
 use crate::reload::Reloader;
 use crate::tokens::ClientTokens;
-use crate::{dialer, output, remembered};
+use crate::{dialer, output, owner, remembered};
 
 /// How long connections may take to close when the node goes down.
 const DRAIN: Duration = Duration::from_millis(1_500);
@@ -47,6 +47,7 @@ pub fn run(args: &UpArgs) -> ExitCode {
         output::error(&error.to_string(), "see the key telemetry.log in docs/guides/configuration.md");
         return ExitCode::from(78);
     }
+    owner::raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

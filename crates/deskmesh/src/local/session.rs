@@ -64,7 +64,7 @@ struct Session {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remote: SocketAddr) {
+pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, remote: SocketAddr) {
     let limits = &local.config.limits;
     let config = WebSocketConfig::default()
         .read_buffer_size(4 << 10)
@@ -72,8 +72,7 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Bytes, remot
         .max_write_buffer_size(limits.session_outbox_bytes_max + (2 * limits.message_bytes_max))
         .max_message_size(Some(limits.message_bytes_max))
         .max_frame_size(Some(limits.message_bytes_max));
-    let socket =
-        WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
     let outbox = Arc::new(Outbox::new(limits));
     let connection = Connection::new(limits.json());
     let now = local.gateway.clock.now();
