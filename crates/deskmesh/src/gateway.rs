@@ -24,6 +24,7 @@ use mesh_telemetry::{SpanRecord, Telemetry, traceparent};
 use tokio::sync::Notify;
 
 use crate::outbox::{CloseWith, Item, Outbox};
+use crate::remembered::SessionsFile;
 
 /// A running node: the core and everything around it that is shared.
 pub(crate) struct Gateway {
@@ -39,6 +40,7 @@ pub(crate) struct Gateway {
     /// Tells when those who can be known again are others than before.
     pub(crate) recognitions_changed: Notify,
     recognitions_seen: AtomicU64,
+    sessions_file: OnceLock<SessionsFile>,
     endpoint: OnceLock<MeshEndpoint>,
     next_session: AtomicU64,
     /// When the timer task wants to run, in ticks; it is woken when that is too late.
@@ -76,6 +78,7 @@ impl Gateway {
             topology_changed: Notify::new(),
             recognitions_changed: Notify::new(),
             recognitions_seen: AtomicU64::new(0),
+            sessions_file: OnceLock::new(),
             endpoint: OnceLock::new(),
             next_session: AtomicU64::new(1),
             timer_at: AtomicU64::new(u64::MAX),
@@ -91,6 +94,16 @@ impl Gateway {
     /// Gives the gateway its mesh endpoint; before that it says nothing to other nodes.
     pub(crate) fn set_endpoint(&self, endpoint: MeshEndpoint) {
         let _ = self.endpoint.set(endpoint);
+    }
+
+    /// Takes over whom a file remembers; from now on those who come are added to it.
+    pub(crate) fn set_sessions_file(&self, file: SessionsFile) {
+        file.restore(self);
+        let _ = self.sessions_file.set(file);
+    }
+
+    pub(crate) fn sessions_file(&self) -> Option<&SessionsFile> {
+        self.sessions_file.get()
     }
 
     pub(crate) fn endpoint(&self) -> Option<&MeshEndpoint> {

@@ -12,16 +12,18 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes a file that only this user can read in place of the one that may be there. It outlives this
-/// process at once, but not a power cut.
-pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that only this user can read in place of the one that may be there, and returns it open
+/// at its end. It outlives this process at once, but not a power cut.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let temporary = path.with_extension("json.new");
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    create_private(&temporary)?.write_all(bytes)?;
-    std::fs::rename(&temporary, path)
+    let mut file = create_private(&temporary)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&temporary, path)?;
+    Ok(file)
 }
 
 fn create_private(path: &Path) -> io::Result<File> {

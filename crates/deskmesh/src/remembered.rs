@@ -1,27 +1,29 @@
 //! Who is connected, on disk: so that the clients of a node that was killed are known again when it is back.
 //!
-//! The file says who had which instance name. What a client knew of its contexts is not in it, so all
-//! that the new life of the node holds counts as news to those who return.
+//! The file says who had which instance name, a line each. What a client knew of its contexts is not in it,
+//! so all that the new life of the node holds counts as news to those who return. A login adds its line
+//! before it is answered; now and then the file is written anew.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use mesh_core::{Input, Recognition};
-use mesh_model::{Json, Text};
+use mesh_model::{Json, SessionId, Text};
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::Gateway;
 use crate::owner;
 
-/// The shortest time between two writes of the file: a millisecond per session in it, within these. Who
-/// came in this time before a crash is a stranger after it.
-const PAUSE_SHORTEST: Duration = Duration::from_millis(10);
-const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+/// The shortest time between two times that the file is written anew.
+const REWRITE_EVERY: Duration = Duration::from_secs(1);
 /// How often the file is marked, so that its time tells until when the node was alive.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
-/// A session as it is remembered.
+/// A session as it is remembered: a line of the file.
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     user: Option<String>,
@@ -32,77 +34,135 @@ struct Remembered {
     gone_wall_ms: Option<u64>,
 }
 
-/// Tells the core whom the former life of this node knew.
-pub(crate) fn restore(gateway: &Gateway, dir: &Path) {
-    let file = file_in(dir);
-    let now = gateway.clock.wall_ms();
-    let alive = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).ok();
-    let alive = alive.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let alive_wall_ms = alive.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    for known in read(&file) {
-        let Ok(identity) = Json::parse(known.identity.into()) else { continue };
-        let recognition = Recognition {
-            user: known.user.map(Text::from),
-            identity,
-            instance: Text::from(known.instance),
-            away_ms: now.saturating_sub(known.gone_wall_ms.unwrap_or(alive_wall_ms)),
-        };
-        gateway.input(Input::SessionRemembered(recognition));
-    }
+/// The file of those who are, or were, connected.
+#[derive(Debug)]
+pub(crate) struct SessionsFile {
+    path: PathBuf,
+    /// Where lines are added. Held while the file is written anew, so that none is lost between the two.
+    end: Mutex<Option<File>>,
 }
 
-/// Keeps the file up to date until the program ends.
-pub(crate) async fn run(gateway: Arc<Gateway>, dir: PathBuf) {
-    loop {
-        let sessions = save(&gateway, &dir);
-        // A crowd that comes at once is written in a few steps.
-        let pause = Duration::from_millis(sessions as u64).clamp(PAUSE_SHORTEST, PAUSE_LONGEST);
-        tokio::time::sleep(pause).await;
+impl SessionsFile {
+    pub(crate) fn in_dir(dir: &Path) -> Self {
+        Self { path: dir.join("sessions.json"), end: Mutex::default() }
+    }
+
+    /// Tells the core whom the former life of this node knew.
+    pub(crate) fn restore(&self, gateway: &Gateway) {
+        let now = gateway.clock.wall_ms();
+        let marked = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
+        let marked = marked.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let alive_wall_ms = u64::try_from(marked.as_millis()).unwrap_or(u64::MAX);
+        for known in parse(&std::fs::read_to_string(&self.path).unwrap_or_default()) {
+            let Ok(identity) = Json::parse(known.identity.into()) else { continue };
+            gateway.input(Input::SessionRemembered(Recognition {
+                user: known.user.map(Text::from),
+                identity,
+                instance: Text::from(known.instance),
+                away_ms: now.saturating_sub(known.gone_wall_ms.unwrap_or(alive_wall_ms)),
+            }));
+        }
+    }
+
+    /// Keeps the file up to date until the program ends.
+    pub(crate) async fn run(gateway: Arc<Gateway>) {
+        let Some(file) = gateway.sessions_file() else { return };
         loop {
-            tokio::select! {
-                () = gateway.recognitions_changed.notified() => break,
-                () = tokio::time::sleep(ALIVE_EVERY), if sessions > 0 => mark_alive(&gateway, &dir),
+            file.rewrite(&gateway);
+            tokio::time::sleep(REWRITE_EVERY).await;
+            loop {
+                tokio::select! {
+                    () = gateway.recognitions_changed.notified() => break,
+                    () = tokio::time::sleep(ALIVE_EVERY) => file.mark_alive(&gateway),
+                }
             }
         }
     }
-}
 
-/// Writes the file and returns how many sessions are in it.
-pub(crate) fn save(gateway: &Gateway, dir: &Path) -> usize {
-    let now = gateway.clock.wall_ms();
-    let known = gateway.look(|node| node.recognitions());
-    let all: Vec<Remembered> = known
-        .iter()
-        .map(|known| Remembered {
-            user: known.user.as_ref().map(ToString::to_string),
-            identity: known.identity.to_string(),
-            instance: known.instance.to_string(),
-            gone_wall_ms: (known.away_ms > 0).then(|| now.saturating_sub(known.away_ms)),
-        })
-        .collect();
-    let file = file_in(dir);
-    let written = serde_json::to_vec_pretty(&all)
-        .map_err(std::io::Error::other)
-        .and_then(|bytes| owner::replace_private(&file, &bytes));
-    if let Err(error) = written {
-        tracing::warn!(%error, file = %file.display(), "who is connected could not be saved; after a crash, apps get new instance ids");
+    /// Adds a session that has just come.
+    pub(crate) fn add(&self, gateway: &Gateway, session: SessionId) {
+        let Some(known) = gateway.look(|node| node.recognition_of(session)) else { return };
+        let line = line(&known, gateway.clock.wall_ms());
+        if let Some(end) = &mut *self.end()
+            && let Err(error) = end.write_all(&line)
+        {
+            self.complain(&error);
+        }
     }
-    all.len()
-}
 
-fn mark_alive(gateway: &Gateway, dir: &Path) {
-    let now = UNIX_EPOCH + Duration::from_millis(gateway.clock.wall_ms());
-    let marked =
-        std::fs::File::options().write(true).open(file_in(dir)).and_then(|file| file.set_modified(now));
-    if let Err(error) = marked {
-        tracing::debug!(%error, "the file of sessions could not be marked");
+    /// Writes the file anew.
+    pub(crate) fn rewrite(&self, gateway: &Gateway) {
+        let mut end = self.end();
+        let now = gateway.clock.wall_ms();
+        let lines: Vec<u8> =
+            gateway.look(|node| node.recognitions()).iter().flat_map(|known| line(known, now)).collect();
+        match owner::replace_private(&self.path, &lines) {
+            Ok(file) => *end = Some(file),
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    fn mark_alive(&self, gateway: &Gateway) {
+        let now = UNIX_EPOCH + Duration::from_millis(gateway.clock.wall_ms());
+        if let Some(Err(error)) = self.end().as_ref().map(|file| file.set_modified(now)) {
+            self.complain(&error);
+        }
+    }
+
+    fn complain(&self, error: &io::Error) {
+        let file = self.path.display();
+        tracing::warn!(%error, %file, "who is connected could not be saved; after a crash, apps get new instance ids");
+    }
+
+    fn end(&self) -> MutexGuard<'_, Option<File>> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn read(file: &Path) -> Vec<Remembered> {
-    std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+fn line(known: &Recognition, now_wall_ms: u64) -> Vec<u8> {
+    let remembered = Remembered {
+        user: known.user.as_ref().map(ToString::to_string),
+        identity: known.identity.to_string(),
+        instance: known.instance.to_string(),
+        gone_wall_ms: (known.away_ms > 0).then(|| now_wall_ms.saturating_sub(known.away_ms)),
+    };
+    let mut line = serde_json::to_vec(&remembered).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
-fn file_in(dir: &Path) -> PathBuf {
-    dir.join("sessions.json")
+/// Reads the lines. Of two with one instance name the last counts, and one that was cut short does not.
+fn parse(text: &str) -> Vec<Remembered> {
+    let lines: Vec<Remembered> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let last: BTreeMap<String, usize> =
+        lines.iter().enumerate().map(|(at, known)| (known.instance.clone(), at)).collect();
+    lines
+        .into_iter()
+        .enumerate()
+        .filter(|(at, known)| last[&known.instance] == *at)
+        .map(|(_, known)| known)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_were_written() {
+        let known = |instance: &str, away_ms| Recognition {
+            user: Some("joe \"x\"".into()),
+            identity: Json::parse("{\"application\":\"a\\nb\"}".into()).unwrap(),
+            instance: instance.into(),
+            away_ms,
+        };
+        let all = [known("i-1", 0), known("i-2", 5), known("i-1", 7)];
+        let mut text: Vec<u8> = all.iter().flat_map(|known| line(known, 1_000)).collect();
+        text.extend_from_slice(&line(&known("i-3", 0), 1_000)[..20]);
+        let read = parse(std::str::from_utf8(&text).unwrap());
+        let seen: Vec<_> = read.iter().map(|known| (known.instance.as_str(), known.gone_wall_ms)).collect();
+        assert_eq!(seen, [("i-2", Some(995)), ("i-1", Some(993))]);
+        assert_eq!(read[0].user.as_deref(), Some("joe \"x\""));
+        assert_eq!(read[0].identity, "{\"application\":\"a\\nb\"}");
+    }
 }

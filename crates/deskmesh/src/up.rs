@@ -24,8 +24,9 @@ use crate::config::{Config, Flags, Loaded};
 use crate::gateway::Gateway;
 use crate::local::Local;
 use crate::reload::Reloader;
+use crate::remembered::SessionsFile;
 use crate::tokens::ClientTokens;
-use crate::{dialer, output, owner, remembered};
+use crate::{dialer, output, owner};
 
 /// How long connections may take to close when the node goes down.
 const DRAIN: Duration = Duration::from_millis(1_500);
@@ -192,9 +193,9 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
         listening,
     );
 
-    remembered::restore(&gateway, &dir);
+    gateway.set_sessions_file(SessionsFile::in_dir(&dir));
     let mut tasks = vec![tokio::spawn(gateway.clone().run_timers())];
-    tasks.push(tokio::spawn(remembered::run(gateway.clone(), dir.clone())));
+    tasks.push(tokio::spawn(SessionsFile::run(gateway.clone())));
     let knows_others = dir.join("peers.json").exists() || !seeds.is_empty();
     tasks.push(tokio::spawn(dialer::run(gateway.clone(), seeds, dir.clone())));
     // The sockets are open already, so a returning client waits instead of being refused; it is
@@ -310,7 +311,9 @@ impl Running {
         for task in &self.tasks {
             task.abort();
         }
-        remembered::save(gateway, &self.config.data_dir);
+        if let Some(file) = gateway.sessions_file() {
+            file.rewrite(gateway);
+        }
         let _ = NodeFile::remove(&self.config.data_dir);
         self.telemetry.shutdown().await;
     }

@@ -142,9 +142,14 @@ impl Delta {
         self.plain
     }
 
-    /// Returns whether the delta assigns the whole value.
-    pub(crate) fn replaces_all(&self) -> bool {
-        self.operations.iter().any(|operation| matches!(operation, Operation::Reset(_) | Operation::Root(_)))
+    /// Returns whether the delta only sets or removes top-level keys: it neither assigns the whole value nor
+    /// edits inside a key.
+    ///
+    /// Clients say a key with dots in it as a path; `is_key` tells what is one.
+    pub(crate) fn is_by_key(&self, is_key: impl Fn(&Segment) -> bool) -> bool {
+        self.operations
+            .iter()
+            .all(|operation| operation.key().is_some_and(|(key, sure)| sure || is_key(&key)))
     }
 
     /// Returns whether the delta says nothing.
@@ -152,18 +157,10 @@ impl Delta {
         self.operations.is_empty()
     }
 
-    /// Keeps only the operations on paths of which `keep` says so. Returns whether any is gone.
-    pub(crate) fn retain(&mut self, root: &Bytes, keep: impl Fn(&Bytes) -> bool) -> bool {
+    /// Keeps only the operations on keys of which `keep` says so. Returns whether any is gone.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Segment) -> bool) -> bool {
         let before = self.operations.len();
-        self.operations.retain(|operation| match operation {
-            Operation::Reset(_) | Operation::Root(_) => keep(root),
-            Operation::SetKey(name, _) | Operation::MergeKey(name, _) | Operation::RemoveKey(name) => {
-                keep(&key::below(root, &name.0))
-            }
-            Operation::Set(path, _) | Operation::Remove(path) => {
-                keep(&path.iter().fold(root.clone(), |at, segment| key::below(&at, &segment.0)))
-            }
-        });
+        self.operations.retain(|operation| operation.key().is_none_or(|(key, _)| keep(&key)));
         let dropped = self.operations.len() < before;
         self.plain &= !dropped;
         dropped
@@ -236,6 +233,21 @@ impl Delta {
 }
 
 impl Operation {
+    /// Returns the top-level key that the operation is on, and whether it can be no other; a path may stand
+    /// for a key with dots. The whole value has no key.
+    fn key(&self) -> Option<(Segment, bool)> {
+        match self {
+            Self::Reset(_) | Self::Root(_) => None,
+            Self::SetKey(name, _) | Self::MergeKey(name, _) | Self::RemoveKey(name) => {
+                Some((name.clone(), true))
+            }
+            Self::Set(path, _) | Self::Remove(path) => {
+                let names: Vec<&[u8]> = path.iter().map(|segment| segment.0.as_ref()).collect();
+                Some((Segment(names.join(&b'.').into()), path.len() == 1))
+            }
+        }
+    }
+
     /// Returns which part of a delta the operation comes from, as clients tell them apart.
     const fn part(&self) -> u8 {
         match self {

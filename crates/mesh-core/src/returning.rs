@@ -21,11 +21,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use mesh_model::{Cause, Event, Json, Key as Segment, Limits, Request, SessionId, Text, Tick, json};
 
 use crate::content::{self, Delta};
-use crate::key::{ContextKey, UserKey};
+use crate::key::{self, ContextKey, UserKey};
 use crate::node::Node;
+use crate::session::Session;
 
-/// How long a session counts as just returned.
+/// How long a session counts as just returned, at most.
 pub(crate) const RESUME_MS: u64 = 5_000;
+/// How long after it has last subscribed or written back it counts as just returned; more with each context
+/// it has. Client libraries subscribe to all and then write back one after the other, without a pause. What
+/// an app writes later is what it means.
+pub(crate) const WRITE_BACK_MS: u64 = 1_000;
+const WRITE_BACK_EACH_MS: u64 = 5;
 /// How long after its last subscription a returned client is shown what has changed. It compares and
 /// writes back in this time.
 pub(crate) const CALM_MS: u64 = 500;
@@ -178,6 +184,8 @@ impl Departures {
 #[derive(Debug)]
 pub(crate) struct Resuming {
     until: Tick,
+    /// When it is back to normal before that, once it has begun to subscribe or to write back.
+    quiet_at: Option<Tick>,
     mark: u64,
     wrote: Wrote,
     /// What it was shown of the contexts it has not subscribed to again.
@@ -199,6 +207,17 @@ struct Phantom {
     key: ContextKey,
     data: Json,
     until: Tick,
+}
+
+impl Session {
+    fn recognition(&self) -> Option<Recognition> {
+        Some(Recognition {
+            user: self.user.user(),
+            identity: self.recognised_by.clone()?,
+            instance: self.identity.member("instance")?.as_text()?,
+            away_ms: 0,
+        })
+    }
 }
 
 impl Resuming {
@@ -302,15 +321,13 @@ impl Node {
             instance: record.instance.clone(),
             away_ms: max.saturating_sub(record.expires.since(self.now.tick) / 1000),
         });
-        let here = self.sessions.values().filter_map(|session| {
-            Some(Recognition {
-                user: session.user.user(),
-                identity: session.recognised_by.clone()?,
-                instance: session.identity.member("instance")?.as_text()?,
-                away_ms: 0,
-            })
-        });
-        away.chain(here).collect()
+        away.chain(self.sessions.values().filter_map(Session::recognition)).collect()
+    }
+
+    /// Returns how a session that is here can be known again.
+    #[must_use]
+    pub fn recognition_of(&self, session: SessionId) -> Option<Recognition> {
+        self.sessions.get(&session)?.recognition()
     }
 
     /// Returns a number that changes whenever [`recognitions`](Self::recognitions) does, but for the time.
@@ -330,6 +347,7 @@ impl Node {
         let record = self.departures.take(user, identity?)?;
         let resuming = Resuming {
             until: self.now.tick.plus_millis(RESUME_MS),
+            quiet_at: None,
             mark: record.mark,
             wrote: record.wrote,
             values: record.values,
@@ -344,15 +362,24 @@ impl Node {
 
     fn resuming(&mut self, session: SessionId) -> Option<&mut Resuming> {
         let now = self.now.tick;
-        self.resuming.get_mut(&session).filter(|resuming| now < resuming.until)
+        self.resuming
+            .get_mut(&session)
+            .filter(|resuming| now < resuming.until && resuming.quiet_at.is_none_or(|at| now < at))
+    }
+
+    /// Returns when a session that does now what returned ones do is back to normal.
+    fn quiet_at(&self, session: SessionId) -> Option<Tick> {
+        let contexts = self.sessions.get(&session)?.contexts.len() as u64;
+        Some(self.now.tick.plus_millis(WRITE_BACK_MS + contexts * WRITE_BACK_EACH_MS))
     }
 
     /// Returns what a session is shown when it subscribes: the present value, or, if it has just returned,
     /// what it was shown before.
     pub(crate) fn shown_value(&mut self, session: SessionId, key: &ContextKey) -> Json {
         let present = self.context_value(key);
-        let calm_at = self.now.tick.plus_millis(CALM_MS);
+        let (calm_at, quiet_at) = (self.now.tick.plus_millis(CALM_MS), self.quiet_at(session));
         let Some(resuming) = self.resuming(session) else { return present };
+        resuming.quiet_at = quiet_at;
         resuming.held.remove(key);
         let kept = resuming.values.remove(key).filter(|kept| *kept != present);
         if let Some(kept) = &kept {
@@ -380,14 +407,17 @@ impl Node {
     /// Takes out of an update what a returned client only says because it does not know better. Returns
     /// whether there was anything; the client will be told.
     ///
-    /// Only its first update of a context can be that: the client libraries write back at once, and by keys
-    /// and paths. One that replaces the whole value is the app's own act.
+    /// Only its first update of a context by keys can be that: the client libraries write back at once, one
+    /// top-level key for each that differs. One that replaces the whole value, or edits inside a key, is the
+    /// app's own act.
     pub(crate) fn drop_stale(&mut self, session: SessionId, key: &ContextKey, delta: &mut Delta) -> bool {
-        if delta.replaces_all() || !self.is_first_word(session, key) {
+        let root = key.root();
+        let at = |name: &Segment| key::below(&root, &name.0);
+        let by_key = delta.is_by_key(|name| self.store(key).has_arrivals(&at(name), |_| true));
+        if !by_key || !self.is_first_word(session, key) {
             return false;
         }
-        let root = key.root();
-        let dropped = delta.retain(&root, |path| !self.has_news_for(session, key, path));
+        let dropped = delta.retain(|name| !self.has_news_for(session, key, &at(name)));
         if dropped {
             self.correct_soon(session, key);
         }
@@ -396,7 +426,14 @@ impl Node {
 
     /// Returns whether a returned session says something about a context for the first time.
     pub(crate) fn is_first_word(&mut self, session: SessionId, key: &ContextKey) -> bool {
-        self.resuming(session).is_some_and(|resuming| resuming.written_back.insert(key.clone()))
+        let quiet_at = self.quiet_at(session);
+        self.resuming(session).is_some_and(|resuming| {
+            let first = resuming.written_back.insert(key.clone());
+            if first {
+                resuming.quiet_at = quiet_at;
+            }
+            first
+        })
     }
 
     /// Returns whether something at, above or below a path of a context may be news to a returned session.

@@ -6,12 +6,14 @@ import { connect, createServer } from 'node:net';
 export async function startProxy(url) {
   const target = new URL(url);
   const sockets = new Set();
+  let stalled = false;
   const server = createServer((inner) => {
     const outer = connect(Number(target.port), target.hostname);
     for (const [from, to] of [[inner, outer], [outer, inner]]) {
       sockets.add(from);
       from.setNoDelay();
       from.pipe(to);
+      if (stalled) from.unpipe(to).pause();
       from.on('error', () => {});
       from.on('close', () => {
         sockets.delete(from);
@@ -31,13 +33,21 @@ export async function startProxy(url) {
     url: Object.assign(new URL(url), { hostname: '127.0.0.1', port }).href,
     /** Breaks what is connected; new connections are accepted. */
     drop,
+    /** Forwards nothing any more, in either direction; what is connected stays so until it is cut. */
+    stall() {
+      stalled = true;
+      sockets.forEach((socket) => socket.unpipe().pause());
+    },
     /** Breaks what is connected and refuses new connections until `restore`. */
     async cut() {
       const closed = new Promise((resolve) => server.close(resolve));
       drop();
       await closed;
     },
-    restore: () => listen(port),
+    restore() {
+      stalled = false;
+      return listen(port);
+    },
     close() {
       server.close();
       drop();

@@ -27,6 +27,34 @@ async function away({ until }, { proxy, steady, cut }, meanwhile = () => {}) {
   await until(() => cut.interop.instance.peerId !== peer && knows(cut.interop.instance.peerId), 8000, 'it is back');
 }
 
+const CHANNEL = {
+  name: 'Red',
+  meta: { color: 'red', fdc3: { id: 'fdc3.channel.1', displayMetadata: { name: 'Red', color: 'red' } } },
+  data: { clientId: 7, 'fdc3_fdc3&instrument': { id: { ticker: 'VOD' } } },
+  latest_fdc3_type: 'fdc3&instrument',
+};
+
+/** A context made on the steady side and watched on the other, with all the values that were seen there. */
+async function watched({ until, unique }, { steady, cut }, data, prefix = '') {
+  const name = `${prefix}${unique('context')}`;
+  await steady.contexts.set(name, data);
+  await until(() => cut.contexts.all().includes(name));
+  const values = [];
+  await cut.contexts.subscribe(name, (value) => values.push(value));
+  await until(() => values.length === 1);
+  return { name, values };
+}
+
+/** Checks that a context is the same for everybody, once a returning client had the time to do harm. */
+async function everywhere({ connect, until }, { steady, cut }, { name, values }, expected) {
+  assert.deepEqual(await steady.contexts.get(name), expected, 'on the steady side');
+  assert.deepEqual(await cut.contexts.get(name), expected, 'on the side that was away');
+  assert.deepEqual(values.at(-1), expected, 'the subscriber that was away');
+  const newcomer = await connect('b');
+  await until(() => newcomer.contexts.all().includes(name));
+  assert.deepEqual(await newcomer.contexts.get(name), expected, 'for a newcomer');
+}
+
 /** Registers a method that never answers, and returns the list of its calls. */
 async function hanging(client, name) {
   const calls = [];
@@ -199,6 +227,108 @@ export default [
     });
     await sleep(1500);
     assert.ok(!steady.contexts.all().includes(name), 'it is back on the steady side');
+  }),
+
+  scenario('a wake-up echo changes nothing, and the client sees no old value again', async (world) => {
+    const { until, sleep } = world;
+    const clients = await cuttable(world);
+    const { steady } = clients;
+    const context = await watched(world, clients, { n: 0, other: { deep: [1] } });
+    await away(world, clients, async () => {
+      await steady.contexts.update(context.name, { n: 1 });
+      await steady.contexts.update(context.name, { n: 2, other: { deep: [1, 2] } });
+    });
+    await until(() => context.values.at(-1).n === 2, 5000, 'caught up');
+    await sleep(1000);
+    await everywhere(world, clients, context, { n: 2, other: { deep: [1, 2] } });
+    const seen = context.values.map(({ n }) => n);
+    assert.deepEqual(seen, [0, 0, 2], 'what it knew, that again, and then all at once');
+  }),
+
+  scenario('the wake-up of a channel sets no key back in time', async (world) => {
+    const { until, sleep } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const channel = await watched(world, clients, CHANNEL, '___channel___');
+    await away(world, clients, async () => {
+      await steady.contexts.setPaths(channel.name, [
+        { path: 'data.clientId', value: null },
+        { path: 'data.fdc3_fdc3&instrument', value: { id: { ticker: 'BARC' } } },
+        { path: 'data.fdc3_fdc3&contact', value: { id: { email: 'ann@example.com' } } },
+        { path: 'latest_fdc3_type', value: 'fdc3&contact' },
+      ]);
+    });
+    await until(() => channel.values.at(-1).latest_fdc3_type === 'fdc3&contact', 5000, 'caught up');
+    await sleep(1000);
+    const data = {
+      'fdc3_fdc3&instrument': { id: { ticker: 'BARC' } },
+      'fdc3_fdc3&contact': { id: { email: 'ann@example.com' } },
+    };
+    const expected = { ...CHANNEL, data, latest_fdc3_type: 'fdc3&contact' };
+    await everywhere(world, clients, channel, expected);
+    await cut.contexts.setPaths(channel.name, [{ path: 'data.mine', value: 1 }]);
+    await until(async () => (await steady.contexts.get(channel.name)).data.mine === 1, 3000, 'it can write again');
+    assert.deepEqual(await steady.contexts.get(channel.name), { ...expected, data: { ...data, mine: 1 } });
+  }),
+
+  scenario('three contexts at once: changed, destroyed, untouched', async (world) => {
+    const { until, sleep } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const changed = await watched(world, clients, { n: 1, goes: true });
+    const destroyed = await watched(world, clients, { n: 1 });
+    const untouched = await watched(world, clients, { n: 1 });
+    await away(world, clients, async () => {
+      await steady.contexts.update(changed.name, { n: 2, goes: null });
+      await steady.contexts.destroy(destroyed.name);
+      await until(() => !steady.contexts.all().includes(destroyed.name));
+    });
+    await until(() => changed.values.at(-1).n === 2, 5000, 'caught up');
+    await sleep(1000);
+    await everywhere(world, clients, changed, { n: 2 });
+    await everywhere(world, clients, untouched, { n: 1 });
+    for (const client of [steady, cut]) assert.ok(!client.contexts.all().includes(destroyed.name));
+    await steady.contexts.set(destroyed.name, { again: true });
+    await until(async () => (await cut.contexts.get(destroyed.name)).again, 3000, 'it can be created again');
+    assert.deepEqual(await cut.contexts.get(destroyed.name), { again: true });
+  }),
+
+  scenario('a client that was half open for a while does not undo what it never got', async (world) => {
+    const { until, sleep } = world;
+    const clients = await cuttable(world);
+    const { steady, cut, proxy } = clients;
+    const context = await watched(world, clients, { n: 1, goes: true, mine: 1 });
+    const channel = await watched(world, clients, CHANNEL, '___channel___');
+    const destroyed = await watched(world, clients, { n: 1 });
+    await cut.contexts.update(context.name, { mine: 2 });
+    proxy.stall();
+    await steady.contexts.update(context.name, { n: 2, goes: null });
+    await steady.contexts.setPaths(channel.name, [{ path: 'data.fdc3_fdc3&instrument', value: { id: { ticker: 'BARC' } } }]);
+    await steady.contexts.destroy(destroyed.name);
+    await sleep(3000);
+    assert.deepEqual(context.values.at(-1), { n: 1, goes: true, mine: 2 }, 'it has heard nothing');
+    await away(world, clients);
+    await until(() => context.values.at(-1).n === 2, 5000, 'caught up');
+    await sleep(1000);
+    await everywhere(world, clients, context, { n: 2, mine: 2 });
+    const data = { ...CHANNEL.data, 'fdc3_fdc3&instrument': { id: { ticker: 'BARC' } } };
+    await everywhere(world, clients, channel, { ...CHANNEL, data });
+    for (const client of [steady, cut]) assert.ok(!client.contexts.all().includes(destroyed.name));
+  }),
+
+  scenario('an app that closes and one that lives beside it are not mistaken for it', async (world) => {
+    const { connect, leave, unique } = world;
+    const clients = await cuttable(world);
+    const identity = clients.cut.interop.instance;
+    const twin = () => connect('b', { application: identity.application });
+    const [first, second] = [await twin(), await twin()];
+    const ids = new Set([identity, first.interop.instance, second.interop.instance].map(({ instance }) => instance));
+    assert.equal(ids.size, 3, 'each has a name of its own');
+    await leave(first);
+    ids.add((await twin()).interop.instance.instance);
+    assert.equal(ids.size, 4, 'who says goodbye does not return');
+    const other = await connect('b', { application: unique('other') });
+    assert.ok(!ids.has(other.interop.instance.instance));
   }),
 
   scenario('a returning client keeps its instance id', async (world) => {

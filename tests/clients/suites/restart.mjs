@@ -144,6 +144,68 @@ export default [
     }
   }),
 
+  scenario('a client of a restarted node keeps its instance id', options, async (world) => {
+    const { connect } = world;
+    const client = await connect('b', soon);
+    const { instance } = client.interop.instance;
+    await killed(world, client);
+    await back(world, [client]);
+    assert.equal(client.interop.instance.instance, instance);
+  }),
+
+  scenario('a destroyed context and a channel: nothing goes back in time', { ...options, only: 'two' }, async (world) => {
+    const { connect, unique, until, sleep } = world;
+    const [atA, atB] = [await connect('a'), await connect('b', soon)];
+    const [destroyed, channel, untouched] = [unique('context'), `___channel___${unique('Red')}`, unique('context')];
+    const red = { name: 'Red', meta: { color: 'red' }, data: { clientId: 7, 'fdc3_fdc3&instrument': { id: { ticker: 'VOD' } } } };
+    await atA.contexts.set(destroyed, { n: 1 });
+    await atA.contexts.set(channel, red);
+    await atB.contexts.set(untouched, { n: 1 });
+    const values = { [destroyed]: [], [channel]: [], [untouched]: [] };
+    for (const name of Object.keys(values)) {
+      await until(() => atB.contexts.all().includes(name) && atA.contexts.all().includes(name));
+      await atB.contexts.subscribe(name, (value) => values[name].push(value));
+      await until(() => values[name].length > 0);
+    }
+
+    await killed(world, atB);
+    await atA.contexts.destroy(destroyed);
+    await atA.contexts.setPaths(channel, [
+      { path: 'data.clientId', value: null },
+      { path: 'data.fdc3_fdc3&instrument.id', value: { ticker: 'BARC' } },
+    ]);
+    await until(() => !atA.contexts.all().includes(destroyed));
+    await back(world, [atB], [atA]);
+    // The library announces what it remembers; give that the time to do harm.
+    await sleep(2000);
+    const expected = { ...red, data: { 'fdc3_fdc3&instrument': { id: { ticker: 'BARC' } } } };
+    for (const client of [atA, atB]) {
+      assert.ok(!client.contexts.all().includes(destroyed));
+      assert.deepEqual(await client.contexts.get(channel), expected);
+      assert.deepEqual(await client.contexts.get(untouched), { n: 1 });
+    }
+    assert.deepEqual(values[channel].at(-1), expected);
+    await atB.contexts.update(untouched, { n: 2 });
+    await until(async () => (await atA.contexts.get(untouched)).n === 2, 5000, 'it can write again');
+  }),
+
+  scenario('a lone node gets its contexts back from its clients', { ...options, only: 'one' }, async (world) => {
+    const { connect, unique, until } = world;
+    const [one, two] = [await connect('a', soon), await connect('b', soon)];
+    const [mine, yours] = [unique('context'), unique('context')];
+    await one.contexts.set(mine, { of: 'one', n: 1 });
+    await two.contexts.set(yours, { of: 'two', n: 1 });
+    await killed(world, two);
+    await back(world, [one, two]);
+    for (const client of [one, two]) {
+      await until(async () => (await client.contexts.get(mine)).n === 1, BACK_MS, 'the context is there again');
+      await until(async () => (await client.contexts.get(yours)).n === 1, BACK_MS, 'the context is there again');
+    }
+    await one.contexts.update(mine, { n: 2 });
+    await until(async () => (await two.contexts.get(mine)).n === 2);
+    assert.deepEqual(await two.contexts.get(mine), { of: 'one', n: 2 });
+  }),
+
   scenario('a stream from a goes on at b', { ...options, only: 'two' }, async (world) => {
     const { connect, unique, until } = world;
     const [atA, atB] = [await connect('a'), await connect('b', soon)];

@@ -258,6 +258,9 @@ impl Session {
                 self.connection.will_attach(session, token);
                 let command = Command::Attach { request, identity, user: Some(user), login, service };
                 local.gateway.input(Input::Session { session, command });
+                if let Some(file) = local.gateway.sessions_file() {
+                    file.add(&local.gateway, session);
+                }
             }
             Err(reason) => {
                 self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason)));

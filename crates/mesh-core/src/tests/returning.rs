@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mesh_model::{Command, Event, Json, Lifetime, SessionId, Text, Tick};
 
 use super::mesh::{App, Mesh, json, settings};
-use crate::returning::{CALM_MS, CORRECT_MS, CROSSING_MS, IDENTITY_BYTES_MAX, RESUME_MS};
+use crate::returning::{CALM_MS, CORRECT_MS, CROSSING_MS, IDENTITY_BYTES_MAX, RESUME_MS, WRITE_BACK_MS};
 use crate::{Input, Node, Recognition};
 
 const WHO: &str = r#"{"application":"app","process":7}"#;
@@ -239,19 +239,31 @@ fn what_is_written_back_counts_only_where_nothing_is_newer() {
         r#"{"added":{},"updated":{},"removed":["v","deep","gone"]}"#,
         r#"{"commands":[{"type":"set","path":"v","value":1},{"type":"set","path":"deep","value":{"x":1}}]}"#,
         r#"{"commands":[{"type":"remove","path":"v"},{"type":"remove","path":"deep"}]}"#,
-        r#"{"commands":[{"type":"set","path":"deep.x","value":1},{"type":"set","path":"gone.below","value":1}]}"#,
     ] {
         assert_eq!(written_back(stale), (now.to_owned(), corrected.clone()), "{stale}");
     }
     let (value, corrected) = written_back(
-        r#"{"commands":[{"type":"set","path":"v","value":1},{"type":"set","path":"deep.y","value":3},{"type":"set","path":"kept","value":3},{"type":"set","path":"new","value":3}]}"#,
+        r#"{"commands":[{"type":"set","path":"v","value":1},{"type":"set","path":"kept","value":3},{"type":"set","path":"new","value":3}]}"#,
     );
-    assert_eq!(value, r#"{"deep":{"x":2,"y":3},"kept":3,"new":3,"v":2}"#);
+    assert_eq!(value, r#"{"deep":{"x":2,"y":1},"kept":3,"new":3,"v":2}"#);
     assert_eq!(corrected, [format!(r#"{{"reset":{value}}}"#)]);
     let own_act = r#"{"v":9}"#;
     assert_eq!(written_back(&format!(r#"{{"reset":{own_act}}}"#)), (own_act.to_owned(), vec![]));
+    let deep =
+        r#"{"commands":[{"type":"set","path":"deep.x","value":9},{"type":"set","path":"v","value":9}]}"#;
+    let value = r#"{"deep":{"x":9,"y":1},"kept":1,"v":9}"#;
+    assert_eq!(written_back(deep), (value.to_owned(), vec![]), "no library writes back inside a key");
     let untouched = r#"{"commands":[{"type":"set","path":"kept","value":9}]}"#;
     assert_eq!(written_back(untouched).1, [""; 0], "nothing to correct");
+}
+
+#[test]
+fn a_key_with_dots_that_is_written_back_as_a_path_is_a_key() {
+    let (mut mesh, steady) = one_away(r#"{"a.b":1}"#);
+    update(&mut mesh, steady, "K", r#"{"added":{"a.b":2},"updated":{},"removed":[]}"#);
+    let back = login(&mut mesh, 0, WHO);
+    update(&mut mesh, back, "K", r#"{"commands":[{"type":"set","path":"a.b","value":1}]}"#);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"a.b":2}"#);
 }
 
 #[test]
@@ -280,6 +292,15 @@ fn only_the_first_update_is_looked_at_and_only_for_a_while() {
     mesh.wait_ms(RESUME_MS);
     update(&mut mesh, back, "K", stale);
     assert_eq!(mesh.value(0, "K").unwrap(), r#"{"v":1}"#);
+
+    let (mut mesh, steady) = one_away(r#"{"v":1}"#);
+    update(&mut mesh, steady, "K", r#"{"commands":[{"type":"set","path":"v","value":2}]}"#);
+    let back = login(&mut mesh, 0, WHO);
+    mesh.wait_ms(WRITE_BACK_MS);
+    subscribe(&mut mesh, back, "K");
+    mesh.wait_ms(WRITE_BACK_MS + 100);
+    update(&mut mesh, back, "K", stale);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"v":1}"#, "it has subscribed long ago and is done");
 }
 
 #[test]
