@@ -7,17 +7,23 @@ import { unique } from './names.mjs';
 
 const ANSWER_MS = 3000;
 
+/** A type that no domain has; its error tells that all that came before has been dealt with. */
+export const FENCE = 'no-such-type';
+
 export class RawPeer {
   /** Opens a connection; nobody is logged in on it yet. */
   static async open(url) {
     const peer = new RawPeer();
     peer.url = url;
     peer.frames = [];
+    peer.sent = [];
+    peer.step = 0;
     peer.socket = new WebSocket(url, { maxPayload: 0 });
     peer.closed = new Promise((resolve) => peer.socket.once('close', (code) => resolve(code)));
+    peer.closed.then((code) => (peer.closedWith ??= code));
     peer.socket.on('message', (data, binary) => {
       const raw = data.toString();
-      peer.frames.push({ raw, binary, at: peer.frames.length, taken: false, ...parsed(raw) });
+      peer.frames.push({ raw, binary, at: peer.frames.length, step: peer.step, taken: false, ...parsed(raw) });
     });
     await within(ANSWER_MS, new Promise((resolve, reject) => {
       peer.socket.once('open', resolve);
@@ -29,6 +35,7 @@ export class RawPeer {
   /** Sends a message as it is, with the peer id if there is one and none is given. */
   send(message) {
     const whole = this.id && !('peer_id' in message) && message.type !== 'hello' ? { ...message, peer_id: this.id } : message;
+    this.sent.push({ message: whole, step: this.step, after: this.frames.length });
     this.socket.send(JSON.stringify(whole));
   }
 
@@ -90,14 +97,17 @@ export class RawPeer {
 
   /** Resolves when everything that was caused before has arrived, for the node answers in order. */
   async fence() {
-    await this.request({ type: 'no-such-type', domain: 'global' });
+    await this.request({ type: FENCE, domain: 'global' });
   }
 
+  /** Breaks the connection. `closedWith` stays the code of a node that has hung up by itself. */
   close() {
+    this.closedWith ??= 'closed by the peer';
     this.socket.terminate();
   }
 
   async leaves() {
+    this.closedWith ??= 'closed by the peer';
     this.socket.close();
     await this.closed;
   }
