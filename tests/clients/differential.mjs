@@ -5,7 +5,7 @@
 //   --only TEXT      only conversations whose name contains TEXT
 //   --seed N         the first seed of the random scripts (default 1)
 //   --scripts N      how many of them (default 150)
-//   --length N       how many steps each has at least (default 40)
+//   --length N       how many steps each has at least (default 50)
 //   --jobs N         how many conversations at once (default 4)
 //   --repeat N       each N times
 //   --verbose        the steps of a random script below its differences
@@ -31,7 +31,7 @@ const { values: flags } = parseArgs({
     only: { type: 'string', default: '' },
     seed: { type: 'string', default: '1' },
     scripts: { type: 'string', default: '150' },
-    length: { type: 'string', default: '40' },
+    length: { type: 'string', default: '50' },
     jobs: { type: 'string', default: '4' },
     repeat: { type: 'string', default: '1' },
     verbose: { type: 'boolean', default: false },

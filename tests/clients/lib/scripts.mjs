@@ -44,7 +44,8 @@ export function scriptOf(seed, length) {
   const login = (stays) => {
     const beside = stays === undefined && chance(0.15) ? pick(others()) : undefined;
     const user = stays ?? beside?.user ?? (chance(0.75) ? 0 : 1);
-    const peer = { index: peers.length, connection: beside?.connection ?? connections, user, joined: new Set(), methods: new Set(), gone: false };
+    const peer = { index: peers.length, connection: beside?.connection ?? connections, user, joined: new Set(), methods: new Set(), gone: false,
+      calls: 0, interests: 0, streams: 0, subscriptions: 0, topics: 0 };
     if (!beside) connections += 1;
     peers.push(peer);
     steps.push({ op: 'login', connection: peer.connection, user, application: `app-${peer.index % 3}` });
@@ -56,6 +57,23 @@ export function scriptOf(seed, length) {
   };
   /** A peer that is a member, or rarely one that need not be. */
   const actor = (domain) => (chance(0.95) && members(domain).length ? pick(members(domain)) : pick(living()));
+  /** One of those who have such things to act on, or rarely any peer. */
+  const having = (things, domain = 'agm') => {
+    const those = members(domain).filter((peer) => peer[things]);
+    return those.length && chance(0.95) ? pick(those) : actor(domain);
+  };
+  /** Two who can reach each other, if there are any; rarely any two. */
+  const callerAndServer = () => {
+    const servers = members('agm').filter(({ methods }) => methods.size);
+    const server = servers.length && chance(0.95) ? pick(servers) : actor('agm');
+    const callers = members('agm').filter(({ user }) => user === server.user);
+    return [callers.length && chance(0.95) ? pick(callers) : actor('agm'), server];
+  };
+  const listener = () => {
+    const peer = actor('bus');
+    peer.topics += 1;
+    return peer;
+  };
   const methodOf = (peer) => (peer.methods.size && chance(0.95) ? pick([...peer.methods]) : '9');
 
   const kinds = [
@@ -71,7 +89,7 @@ export function scriptOf(seed, length) {
       if (!peer) return;
       const destination = pick([...peer.joined]);
       peer.joined.delete(destination);
-      if (destination === 'agm') peer.methods.clear();
+      if (destination === 'agm') Object.assign(peer, { methods: new Set(), calls: 0, interests: 0, streams: 0, subscriptions: 0 });
       steps.push({ op: 'leave', by: peer.index, destination, ...(chance(0.5) && { reason_uri: 'my.uri', reason: 'my reason' }) });
     }],
     [8, () => {
@@ -85,30 +103,40 @@ export function scriptOf(seed, length) {
       steps.push({ op: 'register', by: peer.index, methods });
     }],
     [2, () => {
-      const peer = actor('agm');
+      // The reference forgets some that have unregistered their last method, so one is kept.
+      const peer = pick(members('agm').filter(({ methods }) => methods.size > 1));
+      if (!peer) return;
       const methods = [methodOf(peer), ...(chance(0.2) ? ['77'] : [])];
       if (!methods.includes('9') && !methods.includes('77')) peer.methods.delete(methods[0]);
       steps.push({ op: 'unregister', by: peer.index, methods });
     }],
     [12, () => {
-      const server = chance(0.95) ? actor('agm') : undefined;
+      const [caller, server] = callerAndServer();
+      const known = chance(0.97);
       const more = pick([{ arguments_kv: { n: fresh() } }, { arguments: [fresh(), { x: [] }] }, { context: { c: 1 } }, {},
         ...(chance(0.3) ? [{ arguments: [1], arguments_kv: { x: 1 } }] : [])]);
-      steps.push({ op: 'call', by: actor('agm').index, server: server?.index, method_id: server ? methodOf(server) : '0', ...more });
+      server.calls += 1;
+      steps.push({ op: 'call', by: caller.index, server: known ? server.index : undefined, method_id: methodOf(server), ...more });
     }],
-    [10, () => steps.push({ op: 'yield', by: actor('agm').index, at: next(), result: pick([{ n: fresh() }, null, undefined, [1, 'two']]) })],
-    [3, () => steps.push({ op: 'fail', by: actor('agm').index, at: next(), reason: `reason ${fresh()}`, ...(chance(0.5) && { context: { c: 1 } }) })],
+    [12, () => steps.push({ op: 'yield', by: having('calls').index, at: next(), result: pick([{ n: fresh() }, null, undefined, [1, 'two']]) })],
+    [3, () => steps.push({ op: 'fail', by: having('calls').index, at: next(), reason: `reason ${fresh()}`, ...(chance(0.5) && { context: { c: 1 } }) })],
     [9, () => {
-      const [by, server] = [actor('agm'), actor('agm')];
-      if (by === server) return;
-      steps.push({ op: 'subscribe', by: by.index, server: server.index, method_id: methodOf(server), arguments_kv: { n: fresh() } });
+      const [caller, server] = callerAndServer();
+      if (caller === server) return;
+      server.interests += 1;
+      caller.subscriptions += 1;
+      steps.push({ op: 'subscribe', by: caller.index, server: server.index, method_id: methodOf(server), arguments_kv: { n: fresh() } });
     }],
-    [9, () => steps.push({ op: 'accept', by: actor('agm').index, at: next(), stream_id: pick(['0', '1']) })],
-    [2, () => steps.push({ op: 'reject', by: actor('agm').index, at: next(), reason: `reason ${fresh()}` })],
-    [8, () => steps.push({ op: 'publish', by: actor('agm').index, stream_id: pick(['0', '1', '7']), data: { n: fresh() }, ...(chance(0.3) && { sequence: 4, snapshot: true }) })],
-    [3, () => steps.push({ op: 'post', by: actor('agm').index, at: next(), data: { n: fresh() } })],
-    [2, () => steps.push({ op: 'drop', by: actor('agm').index, at: next(), reason: `reason ${fresh()}` })],
-    [3, () => steps.push({ op: 'unsubscribe', by: actor('agm').index, at: next() })],
+    [9, () => {
+      const server = having('interests');
+      server.streams += 1;
+      steps.push({ op: 'accept', by: server.index, at: next(), stream_id: pick(['0', '1']) });
+    }],
+    [2, () => steps.push({ op: 'reject', by: having('interests').index, at: next(), reason: `reason ${fresh()}` })],
+    [9, () => steps.push({ op: 'publish', by: having('streams').index, stream_id: pick(['0', '1', ...(chance(0.3) ? ['7'] : [])]), data: { n: fresh() }, ...(chance(0.3) && { sequence: 4, snapshot: true }) })],
+    [3, () => steps.push({ op: 'post', by: having('interests').index, at: next(), data: { n: fresh() } })],
+    [2, () => steps.push({ op: 'drop', by: having('streams').index, at: next(), reason: `reason ${fresh()}` })],
+    [3, () => steps.push({ op: 'unsubscribe', by: having('subscriptions').index, at: next() })],
     [8, () => {
       const bad = chance(0.05) && { name: 'bad', lifetime: 'weird' };
       const lifetime = pick(['retained', 'retained', 'retained', 'ownership', 'ref-counted']);
@@ -118,7 +146,7 @@ export function scriptOf(seed, length) {
     [10, () => steps.push({ op: 'update-context', by: pick(living()).index, name: someName(), delta: deltaOf(pick, fresh) })],
     [2, () => steps.push({ op: 'unsubscribe-context', by: pick(living()).index, name: someName() })],
     [1.5, () => steps.push({ op: 'destroy-context', by: pick(living()).index, name: someName() })],
-    [6, () => steps.push({ op: 'bus-subscribe', by: actor('bus').index, topic: pick(PATTERNS), ...(chance(0.3) && { routing_key: pick(['k1', 'k2']) }) })],
+    [6, () => steps.push({ op: 'bus-subscribe', by: listener().index, topic: pick(PATTERNS), ...(chance(0.3) && { routing_key: pick(['k1', 'k2']) }) })],
     [8, () => {
       const peer = pick(members('bus'));
       if (!peer) return;
@@ -126,7 +154,7 @@ export function scriptOf(seed, length) {
       const data = pick([{ n: fresh() }, fresh(), `text ${fresh()}`, { n: fresh(), deep: [null, {}] }, ...(chance(0.3) ? [null, false, 0, ''] : [])]);
       steps.push({ op: 'bus-publish', by: peer.index, topic: pick(TOPICS), data, ...(chance(0.3) && { routing_key: pick(['k1', 'k2']) }), ...(chance(0.2) && { target_identity }) });
     }],
-    [2, () => steps.push({ op: 'bus-unsubscribe', by: actor('bus').index, at: next() })],
+    [2, () => steps.push({ op: 'bus-unsubscribe', by: having('topics', 'bus').index, at: next() })],
     [1.5, () => {
       const { connection } = pick(members('agm').filter(({ index }) => index > 1)) ?? {};
       if (connection === undefined) return;

@@ -139,7 +139,7 @@ class Names {
       label(invocation_id, 'invocation');
       if (type === 'add-interest') label(subscription_id, 'interest');
       const of = subscriptions[domain];
-      if (type === 'subscribed' && !of.has(subscription_id)) of.set(subscription_id, `${domain} subscription ${of.size + 1}`);
+      if ((type === 'subscribed' || type === 'event') && !of.has(subscription_id)) of.set(subscription_id, `${domain} subscription ${of.size + 1}`);
     }
     const text = (value, key, message) => {
       if (key === 'machine' && value === this.machine) return '(machine)';
