@@ -17,7 +17,7 @@ import { parseArgs } from 'node:util';
 import { compare } from './lib/compare.mjs';
 import { DIFFERENCES } from './lib/differences.mjs';
 import { RawWorld } from './lib/raw.mjs';
-import { play, scriptOf } from './lib/scripts.mjs';
+import { play, RARE, scriptOf } from './lib/scripts.mjs';
 import { transcriptOf } from './lib/transcript.mjs';
 import { reasonOf, within } from './lib/wait.mjs';
 import { startReference } from './reference.mjs';
@@ -59,14 +59,15 @@ async function planned() {
   const all = [];
   for (const section of SECTIONS) {
     const { default: checks } = await import(`./checks/${section}.mjs`);
-    for (const { id, what, kills, body, timeoutMs, alone } of checks) {
-      if (!kills) all.push({ name: `${id} ${what}`, body, timeoutMs, alone });
+    for (const { id, what, kills, bulk, body, timeoutMs, alone } of checks) {
+      if (!kills && !bulk) all.push({ name: `${id} ${what}`, body, timeoutMs, alone });
     }
   }
+  const scripted = (name, steps) => all.push({ name, body: (world) => play(world, steps), steps, timeoutMs: SCRIPT_MS });
+  for (const [name, steps] of RARE) scripted(`script: ${name}`, steps);
   for (let index = 0; index < Number(flags.scripts); index += 1) {
     const seed = Number(flags.seed) + index;
-    const steps = scriptOf(seed, Number(flags.length));
-    all.push({ name: `script ${seed}`, body: (world) => play(world, steps), steps, timeoutMs: SCRIPT_MS });
+    scripted(`script ${seed}`, scriptOf(seed, Number(flags.length)));
   }
   return all.filter(({ name }) => name.includes(flags.only));
 }

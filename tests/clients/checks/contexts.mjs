@@ -1,4 +1,4 @@
-// Contexts under the domain global: C01–C05, C10–C27, C31, C32 of the list of wire checks.
+// Contexts under the domain global: C01–C05, C10–C32 of the list of wire checks.
 //
 // A context has an id per node, so each peer uses the one that it was told.
 
@@ -42,6 +42,11 @@ export async function shared({ login, named }, data, more) {
   const mine = await created(one, name, data, more);
   const yours = await announced(two, name);
   return { one, two, mine, yours, name };
+}
+
+/** A peer at `a`, and two at `b` of the applications B and C. */
+async function readers({ login }) {
+  return [await login('a'), await login('b', { application: 'B' }), await login('b', { application: 'C' })];
 }
 
 /** Asserts that sooner or later a peer reads `wanted`; on its own node that is at once. */
@@ -237,6 +242,40 @@ export default [
       assert.deepEqual([reply.type, reply.reason_uri], ['error', 'global.errors.bad_lifetime'], lifetime);
     }
     await nothing(peer);
+  }),
+
+  check('C28', 'a context that some may read', async (world) => {
+    const [owner, some, others] = await readers(world);
+    const name = world.named('context');
+    const mine = await created(owner, name, { x: 1 }, { read_permissions: "$application == 'B'" });
+    const theirs = await announced(some, name);
+    assert.deepEqual((await subscribe(some, theirs)).data, { x: 1 });
+    // Ids of contexts are a node's own, so on two nodes this one may be unknown.
+    const uris = ['global.errors.not_authorized', ...(world.two ? ['global.errors.failure'] : [])];
+    assert.ok(uris.includes((await subscribe(others, mine)).reason_uri));
+    assert.equal((await create(others, name, {})).reason_uri, 'global.errors.not_authorized');
+    await world.nothing(owner, some, others);
+  }),
+
+  check('C29', 'a context that some may write', async (world) => {
+    const [owner, some, others] = await readers(world);
+    const name = world.named('context');
+    await created(owner, name, { x: 1 }, { write_permissions: "$application == 'B'" });
+    const [ofSome, ofOthers] = [await announced(some, name), await announced(others, name)];
+    for (const request of [(peer, id) => update(peer, id, { added: { x: 2 } }), destroy]) {
+      assert.equal((await request(others, ofOthers)).reason_uri, 'global.errors.not_authorized');
+    }
+    assert.equal((await update(some, ofSome, { added: { x: 3 } })).type, 'success');
+    await reads(others, ofOthers, { x: 3 });
+    await owner.match(global('context-updated', { updater_id: some.id }));
+    await world.nothing(owner, some);
+  }),
+
+  check('C30', 'permissions that make no sense', async (world) => {
+    const peer = await world.login('a');
+    const reply = await create(peer, world.named('context'), {}, { read_permissions: '(((' });
+    assert.deepEqual([reply.type, reply.domain, reply.reason_uri], ['error', 'global', 'global.errors.failure']);
+    await world.nothing(peer);
   }),
 
   check('C31', 'data comes back unchanged', async (world) => {

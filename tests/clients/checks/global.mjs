@@ -1,4 +1,4 @@
-// Login, identity, envelopes: G01–G07, G12–G20 of the list of wire checks.
+// Login, identity, envelopes: G01–G20 of the list of wire checks.
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';
@@ -54,6 +54,46 @@ export default [
     assert.equal(reply.peer_id, null);
     assert.equal(reply.reason_uri, AUTHENTICATION);
   })),
+
+  check('G08', 'an access token', async ({ open, user }) => {
+    const [first, second] = [await open('a'), await open('a')];
+    const { options } = await first.hello({ user, identity: { application: 'first' } });
+    const token = options.access_token;
+    const welcome = await second.hello({ identity: { application: 'second' }, authentication: { method: 'access-token', token } });
+    assert.equal(welcome.type, 'welcome');
+    assert.deepEqual([welcome.resolved_identity.user, welcome.resolved_identity.login], [user, user]);
+    assert.equal(welcome.options.access_token, token);
+  }),
+
+  check('G09', 'an access token that is none', async ({ open }) => {
+    const peer = await open('a');
+    const reply = await peer.hello({ identity: { application: 'app' }, authentication: { method: 'access-token', token: 'x' } });
+    assert.deepEqual([reply.type, reply.peer_id, reply.reason_uri], ['error', null, AUTHENTICATION]);
+  }),
+
+  check('G10', 'a gateway token', async ({ login, open, user }) => {
+    const reply = await (await login('a')).request({ domain: 'global', type: 'create-token' });
+    assert.deepEqual([reply.type, typeof reply.token], ['token', 'string']);
+    const peer = await open('a');
+    const authentication = { method: 'gateway-token', token: reply.token };
+    const welcome = await peer.hello({ identity: { application: 'second', user: 'root', login: 'root' }, authentication });
+    assert.equal(welcome.type, 'welcome');
+    assert.equal(welcome.resolved_identity.user, user);
+    assert.ok(!('options' in welcome), 'no options');
+  }),
+
+  check('G10', 'a gateway token tells no login', async ({ login, open }) => {
+    const { token } = await (await login('a')).request({ domain: 'global', type: 'create-token' });
+    const peer = await open('a');
+    const { resolved_identity } = await peer.hello({ identity: { application: 'second' }, authentication: { method: 'gateway-token', token } });
+    assert.ok(!('login' in resolved_identity));
+  }),
+
+  check('G11', 'a gateway token that is none', async ({ open }) => {
+    const peer = await open('a');
+    const reply = await peer.hello({ identity: { application: 'app' }, authentication: { method: 'gateway-token', token: 'x' } });
+    assert.deepEqual([reply.type, reply.peer_id], ['error', null]);
+  }),
 
   check('G12', 'an identical identity is refused, or takes over', async ({ open, user }) => {
     const identity = { application: 'app', instance: unique('instance') };

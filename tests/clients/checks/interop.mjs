@@ -1,4 +1,4 @@
-// The domain agm: A01–A38 of the list of wire checks, without restrictions (A09, A10).
+// The domain agm: A01–A38 of the list of wire checks.
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';
@@ -119,6 +119,40 @@ export default [
     await register(server, [{ id: '1', name: 'Text' }]);
     const reply = await server.request(agm('unregister', { methods: [1] }));
     assert.equal(reply.type, 'error');
+  }),
+
+  check('A09', 'a method for some', async (world) => {
+    const server = await world.member('agm', 'a');
+    const [some, others] = [await world.member('agm', 'b', { application: 'B' }), await world.member('agm', 'b', { application: 'C' })];
+    const all = [server, some, others];
+    for (const peer of all) {
+      for (const other of all) if (other !== peer) await peer.match(agm('peer-added', { new_peer_id: other.id }));
+    }
+    const restricted = { id: '0', name: 'ForB', restrictions: "$application == 'B'" };
+    const open = { id: '1', name: 'ForAll' };
+    assert.equal((await server.request(agm('register', { methods: [restricted, open] }))).type, 'success');
+    const idsOf = async (peer) => (await peer.match(agm('methods-added', { server_id: server.id }))).methods.map(({ id }) => id).sort();
+    assert.deepEqual(await idsOf(server), ['0', '1'], 'the server itself');
+    assert.deepEqual(await idsOf(some), ['0', '1'], 'application B');
+    assert.deepEqual(await idsOf(others), ['1'], 'application C');
+    const reply = await others.request(call(server));
+    assert.deepEqual([reply.type, reply.reason_uri], ['error', 'agm.errors.invocation.failure']);
+    some.send(call(server, { request_id: unique('call') }));
+    await server.match(agm('invoke', { caller_id: some.id }));
+    await world.nothing(...all);
+  }),
+
+  check('A10', 'a member for some', async (world) => {
+    const wanted = await world.member('agm', 'b', { application: 'A' });
+    const other = await world.member('agm', 'b', { application: 'C' });
+    await wanted.match(agm('peer-added', { new_peer_id: other.id }));
+    await other.match(agm('peer-added', { new_peer_id: wanted.id }));
+    const shy = await world.login('a');
+    const reply = await shy.join('agm', { restrictions: "$application == 'A'" });
+    assert.equal(reply.type, 'success');
+    await wanted.match(agm('peer-added', { new_peer_id: shy.id }));
+    await shy.match(agm('peer-added', { new_peer_id: wanted.id }));
+    await world.nothing(shy, wanted, other);
   }),
 
   check('A11', 'leave with a reason', async ({ offered, nothing }) => {

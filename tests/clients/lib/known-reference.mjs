@@ -22,5 +22,12 @@ export const knownReferenceChecks = {
   I02: LEAK,
   I03: 'gateway: a context id is enough to use a context of another user',
   I08: 'gateway: a pending subscribe is cancelled where it should be answered',
+  I04: 'gateway: whoever sends an Origin is turned away',
+  I07: 'gateway: what is not read is kept without a bound',
+  I10: 'gateway: a second accept feeds the subscription from both streams',
+  I11: 'gateway: a subscription to oneself outlives its stream',
+  I12: 'gateway: register works without joining, and a second leave is announced again',
+  I13: 'gateway: an identity is taken for as long as its dead connection lasts',
+  I15: 'gateway: join and leave are refused under global, where no client listens',
   I09: 'gateway: paths through what is missing or an array are applied otherwise than by the libraries',
 };

@@ -12,13 +12,13 @@ export const FENCE = 'no-such-type';
 
 export class RawPeer {
   /** Opens a connection; nobody is logged in on it yet. */
-  static async open(url) {
+  static async open(url, options) {
     const peer = new RawPeer();
     peer.url = url;
     peer.frames = [];
     peer.sent = [];
     peer.step = 0;
-    peer.socket = new WebSocket(url, { maxPayload: 0 });
+    peer.socket = new WebSocket(url, { maxPayload: 0, ...options });
     peer.closed = new Promise((resolve) => peer.socket.once('close', (code) => resolve(code)));
     peer.closed.then((code) => (peer.closedWith ??= code));
     peer.socket.on('message', (data, binary) => {
@@ -124,8 +124,9 @@ export class RawWorld {
     this.cleanups = [];
   }
 
-  async open(place) {
-    const peer = await RawPeer.open(this.urls[place]);
+  /** A connection; `options` are those of a WebSocket. */
+  async open(place, options) {
+    const peer = await RawPeer.open(this.urls[place], options);
     this.peers.push(peer);
     return peer;
   }

@@ -199,6 +199,43 @@ function deltaOf(pick, fresh) {
   ]);
 }
 
+/** Scripts of what random ones seldom do: a name and the steps. */
+export const RARE = [
+  ['two peers of one connection end', [
+    ...began(),
+    { op: 'login', connection: 2, user: 0, application: 'app' },
+    { op: 'join', by: 2, destination: 'agm' },
+    { op: 'login', connection: 2, user: 0, application: 'app' },
+    { op: 'join', by: 3, destination: 'agm' },
+    { op: 'register', by: 2, methods: [{ id: '1', name: 'Method1' }] },
+    { op: 'create-context', by: 2, name: 0, data: {}, lifetime: 'ownership' },
+    { op: 'close', connection: 2, members: [2, 3] },
+  ]],
+  ['one who has left the bus unsubscribes', [
+    ...began(),
+    { op: 'bus-subscribe', by: 0, topic: 'a.b' },
+    { op: 'leave', by: 0, destination: 'bus' },
+    { op: 'bus-unsubscribe', by: 0, at: 0 },
+  ]],
+  ['a context ends for its members', [
+    ...began(),
+    { op: 'login', connection: 2, user: 0, application: 'app' },
+    { op: 'join', by: 2, destination: 'agm' },
+    { op: 'create-context', by: 2, name: 0, data: {}, lifetime: 'ownership' },
+    { op: 'subscribe-context', by: 0, name: 0 },
+    { op: 'close', connection: 2, members: [2] },
+  ]],
+];
+
+/** A peer of each user, member of agm and the bus. */
+function began() {
+  return [0, 1].flatMap((user) => [
+    { op: 'login', connection: user, user, application: 'app' },
+    { op: 'join', by: user, destination: 'agm' },
+    { op: 'join', by: user, destination: 'bus' },
+  ]);
+}
+
 /** Runs a script; what the peers of `world` got is then in their frames. */
 export async function play(world, steps) {
   const stage = new Stage(world);
