@@ -1,6 +1,7 @@
-// Runs the scenarios of real client libraries against one node or two.
+// Runs the scenarios of real client libraries against one node, two or three.
 //
 //   node run.mjs --a ws://… [--b ws://…]     providers at a, consumers at b (b defaults to a)
+//   node run.mjs --a … --b … --c ws://…      also what needs a third node
 //   node run.mjs --reference                 the same against the reference gateway
 //
 //   --suite NAME     only these suites (repeat or separate by commas)
@@ -10,7 +11,8 @@
 //   --repeat N       each scenario N times
 //   --swap           providers at b, consumers at a
 //   --deskmesh       forgive what deskmesh is known for: lib/known-deskmesh.mjs
-//   --control CMD    a program that obeys `CMD kill b` and `CMD start b`, for `--suite restart`
+//   --control CMD    a program that kills and starts nodes, for `--suite restart`, and cuts and heals the
+//                    links between them, for `--suite links`; see the README
 //   --verbose        where it failed and what the libraries logged, below each failure
 //
 // Ends with 0 if every scenario went as expected, else with 1.
@@ -25,7 +27,7 @@ import { reasonOf } from './lib/wait.mjs';
 import { World } from './lib/world.mjs';
 import { startReference } from './reference.mjs';
 
-const SUITES = ['connect', 'tokens', 'methods', 'streams', 'contexts', 'pubsub', 'reconnect'];
+const SUITES = ['connect', 'tokens', 'methods', 'streams', 'contexts', 'channels', 'pubsub', 'visibility', 'reconnect', 'mesh'];
 const LIBS = {
   io: [{ a: 'io', b: 'io' }],
   glue: [{ a: 'glue', b: 'glue' }],
@@ -38,6 +40,7 @@ const { values: flags } = parseArgs({
   options: {
     a: { type: 'string' },
     b: { type: 'string' },
+    c: { type: 'string' },
     reference: { type: 'boolean', default: false },
     deskmesh: { type: 'boolean', default: false },
     suite: { type: 'string', multiple: true, default: SUITES },
@@ -56,7 +59,7 @@ process.on('unhandledRejection', (error) => unhandled.add(reasonOf(error)));
 
 const reference = flags.reference ? await startReference() : undefined;
 const urls = placesOf(flags);
-const control = flags.control && controlOf(flags.control, flags.swap ? 'a' : 'b');
+const control = flags.control && controlOf(flags.control, flags.swap || urls.a === urls.b ? 'a' : 'b');
 let code = await runAll(await planned(), { jobs: Number(flags.jobs), verbose: flags.verbose });
 for (const reason of unhandled) console.log(`note: a rejection that a library did not handle: ${reason}`);
 if (reference && !reference.alive()) {
@@ -66,12 +69,12 @@ if (reference && !reference.alive()) {
 reference?.stop();
 process.exit(code);
 
-function placesOf({ a = reference?.url, b = a, swap }) {
+function placesOf({ a = reference?.url, b = a, c, swap }) {
   if (!a) {
     console.error('give --a ws://…, or --reference');
     process.exit(1);
   }
-  return swap ? { a: b, b: a } : { a, b };
+  return swap ? { a: b, b: a, c } : { a, b, c };
 }
 
 async function planned() {
@@ -85,6 +88,7 @@ async function planned() {
       const name = `${suite}: ${scenario.name}`;
       if (!name.includes(flags.only)) continue;
       if (scenario.only && scenario.only !== nodes) continue;
+      if (scenario.third && !urls.c) continue;
       for (const libs of pairs) {
         if (![libs.a, libs.b].every((lib) => scenario.libs.includes(lib))) continue;
         const item = {
@@ -102,25 +106,39 @@ async function planned() {
   return items;
 }
 
-/** Kills and starts the node at place b by the program that was given. */
+/**
+ * Does things to nodes by the program that was given: kills and starts the node at place b, which is `node`
+ * there, or others by their names, and cuts and heals links.
+ */
 function controlOf(command, node) {
-  const tell = async (action) => {
-    const child = spawn(`${command} ${action} ${node}`, { shell: true, stdio: ['ignore', 'ignore', 'inherit'] });
+  const tell = async (...words) => {
+    const child = spawn(`${command} ${words.join(' ')}`, { shell: true, stdio: ['ignore', 'ignore', 'inherit'] });
     const [code] = await once(child, 'exit');
-    if (code !== 0) throw new Error(`${command} ${action} ${node} ended with ${code}`);
+    if (code !== 0) throw new Error(`${command} ${words.join(' ')} ended with ${code}`);
   };
-  let down = false;
+  const [down, apart] = [new Set(), new Set()];
   const control = {
-    kill: async () => {
-      down = true;
-      await tell('kill');
+    kill: async (name = node) => {
+      down.add(name);
+      await tell('kill', name);
     },
-    start: async () => {
-      await tell('start');
-      down = false;
+    start: async (name = node) => {
+      await tell('start', name);
+      down.delete(name);
     },
-    /** What a scenario leaves dead would fail the next one, too. */
-    restore: async () => down && control.start(),
+    cut: async (one, other) => {
+      apart.add(`${one} ${other}`);
+      await tell('cut', one, other);
+    },
+    heal: async (one, other) => {
+      await tell('heal', one, other);
+      apart.delete(`${one} ${other}`);
+    },
+    /** What a scenario leaves dead or apart would fail the next one, too. */
+    restore: async () => {
+      for (const name of down) await control.start(name);
+      for (const names of apart) await control.heal(...names.split(' '));
+    },
   };
   return control;
 }

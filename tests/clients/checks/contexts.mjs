@@ -138,7 +138,7 @@ export default [
     assert.ok(at < late.last && late.last < joined, 'between the welcome and the first reply');
   }),
 
-  check('C05', 'update', async (world) => {
+  check('C05', 'update (B-CX-11)', async (world) => {
     const { one, two, mine, yours } = await shared(world, { x: 1 });
     const member = await world.login('b');
     await announced(member, world.named('context'));

@@ -5,8 +5,10 @@
 
 /** Scenarios of `run.mjs`. */
 const scenarios = {
-  'restart: a stream from a goes on at b':
+  'restart: B-ST-7 a stream from a goes on at b':
     'a subscriber whose node falls silent is kept for 30 s, in case it was only the link; its provider is told after that, or when the node is back',
+  'methods: B-ME-10 a result that is too large is refused by name':
+    'a message above message_bytes_max ends the connection that sent it, with the WebSocket code 1009',
 };
 
 /** Checks of `conformance.mjs`, by their number or by number and words. */

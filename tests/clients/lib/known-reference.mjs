@@ -10,7 +10,7 @@ const LEAK = 'gateway: at login every context of every user is announced';
 
 export const knownReference = {
   'connect: a stranger who comes later sees nothing either': LEAK,
-  'connect: one context name, two users, two contexts': LEAK,
+  'connect: B-CX-14 one context name, two users, two contexts': LEAK,
   'reconnect: a returning client does not undo what others wrote': ECHO,
   'reconnect: a returning client does not raise a destroyed context': ECHO,
   'reconnect: a returning client keeps its instance id': 'gateway: every login without an instance gets a new one',

@@ -3,17 +3,18 @@
 import { close, connect } from './clients.mjs';
 import { startApp } from './app.mjs';
 import { unique } from './names.mjs';
+import { RawPeer } from './raw.mjs';
 import { sleep, until, within, rejection } from './wait.mjs';
 
 export class World {
   /**
-   * `urls` and `libs` are `{ a, b }`: the provider's place and the consumer's. `control` kills and
-   * starts the node at `b`.
+   * `urls` and `libs` are `{ a, b }`: the provider's place and the consumer's; the place `c` has the
+   * consumer's library. `control` kills and starts the node at `b`, and cuts links.
    */
   constructor({ urls, libs, control }) {
     this.urls = urls;
     this.control = control;
-    this.libs = libs;
+    this.libs = { c: libs.b, ...libs };
     this.twoNodes = urls.a !== urls.b;
     this.user = unique('user');
     this.log = [];
@@ -21,7 +22,7 @@ export class World {
     this.cleanups = [];
 
     // A scenario takes these apart in its argument list, so they must not need `this`.
-    for (const name of ['connect', 'refused', 'pair', 'app', 'leave', 'onClose']) {
+    for (const name of ['connect', 'refused', 'pair', 'everywhere', 'app', 'leave', 'raw', 'onClose']) {
       this[name] = this[name].bind(this);
     }
     Object.assign(this, { unique, until, within, rejection, sleep });
@@ -47,6 +48,20 @@ export class World {
   /** Connects a provider at `a` and a consumer at `b`, in parallel. */
   async pair(options = {}) {
     return Promise.all([this.connect('a', options), this.connect('b', options)]);
+  }
+
+  /** Connects a client at each of three places, in parallel. */
+  async everywhere(options = {}) {
+    return Promise.all(['a', 'b', 'c'].map((place) => this.connect(place, options)));
+  }
+
+  /** Logs in a peer without a library. */
+  async raw(place, { application = unique(`raw-${place}`), ...options } = {}) {
+    const peer = await RawPeer.open(this.urls[place], options);
+    this.cleanups.push(() => peer.close());
+    const reply = await peer.hello({ user: this.user, identity: { application } });
+    if (reply.type !== 'welcome') throw new Error(`login failed: ${JSON.stringify(reply)}`);
+    return peer;
   }
 
   /** Starts an application in a process of its own, which can be killed. See `lib/app.mjs`. */

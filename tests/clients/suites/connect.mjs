@@ -5,7 +5,7 @@ import { scenario } from '../lib/scenario.mjs';
 import { sees, seesServer } from '../lib/interop.mjs';
 
 export default [
-  scenario('user name and password', async ({ connect, user, unique }) => {
+  scenario('E01 user name and password', async ({ connect, user, unique }) => {
     for (const place of ['a', 'b']) {
       const application = unique('named');
       const { interop, connection } = await connect(place, { application });
@@ -46,7 +46,7 @@ export default [
     assert.deepEqual([server.desk, server.floor, server.region], ['FX', 7, 'EMEA']);
   }),
 
-  scenario('the claimed user is not believed', async ({ connect, user, until }) => {
+  scenario('B-X-3 the claimed user is not believed', async ({ connect, user, until }) => {
     const liar = await connect('a', { identity: { user: 'root', login: 'root' } });
     assert.equal(liar.interop.instance.user, user);
     const other = await connect('b');
@@ -54,24 +54,42 @@ export default [
     assert.equal(server.user, user);
   }),
 
+  scenario('B-X-3 the claimed machine is not believed', { libs: ['io'] }, async ({ connect, until }) => {
+    const [honest, liar] = [await connect('a'), await connect('a', { identity: { machine: 'elsewhere' } })];
+    const other = await connect('b');
+    const server = await until(() => other.interop.servers().find(({ peerId }) => peerId === liar.interop.instance.peerId));
+    for (const { machine } of [liar.interop.instance, server]) assert.equal(machine, honest.interop.instance.machine);
+  }),
+
+  scenario('B-X-3 two nodes are two machines', { only: 'two' }, async ({ pair, until }) => {
+    const [one, two] = await pair();
+    await until(() => seesServer(one, two) && seesServer(two, one));
+    assert.notEqual(one.interop.instance.machine, two.interop.instance.machine);
+    for (const [client, other] of [[one, two], [two, one]]) {
+      const { peerId, machine, user } = other.interop.instance;
+      const seen = client.interop.servers().find((server) => server.peerId === peerId);
+      assert.deepEqual([seen.machine, seen.user], [machine, user]);
+    }
+  }),
+
   ...[
     ['a made-up token', { token: 'x' }],
     ['a bare string', 'x'],
     ['an unknown provider', { provider: 'nobody-knows', providerContext: { x: 1 } }],
     ['a made-up gateway token', { gatewayToken: 'x' }],
-  ].map(([what, auth]) => scenario(`${what} is turned away`, async ({ refused, connect, unique }) => {
+  ].map(([what, auth]) => scenario(`E03 ${what} is turned away`, async ({ refused, connect, unique }) => {
     for (const place of ['a', 'b']) await refused(place, { auth, application: unique('intruder') });
     await connect('a');
   })),
 
-  scenario('without bus, metrics or contexts', async ({ connect }) => {
+  scenario('E01 without bus, metrics or contexts', async ({ connect }) => {
     for (const place of ['a', 'b']) {
       const { interop } = await connect(place, { bus: false, metrics: false, contexts: false });
       assert.ok(interop.instance.peerId);
     }
   }),
 
-  scenario('metrics are accepted', async ({ connect, unique }) => {
+  scenario('E01 metrics are accepted', async ({ connect, unique }) => {
     const client = await connect('a', { metrics: true });
     const system = client.metrics.subSystem(unique('sub'), 'a sub-system');
     system.numberMetric('count', 1).incrementBy(2);
@@ -125,7 +143,7 @@ export default [
     }
   }),
 
-  scenario('one context name, two users, two contexts', async ({ connect, unique, until }) => {
+  scenario('B-CX-14 one context name, two users, two contexts', async ({ connect, unique, until }) => {
     const others = unique('other');
     const name = unique('context');
     const [mine, theirs] = [await connect('a'), await connect('b', { user: others })];

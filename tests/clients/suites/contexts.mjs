@@ -1,81 +1,12 @@
 // Shared contexts: one value per name and user, whoever writes it and wherever it is read.
 
 import assert from 'node:assert/strict';
+import { agreed, contended, knows, newcomersRead, same, shared, sorted, watches } from '../lib/contexts.mjs';
 import { scenario } from '../lib/scenario.mjs';
 import { seesServer } from '../lib/interop.mjs';
 
-/** Subscribes and records every value seen, the newest last. */
-async function watches(client, name) {
-  const seen = { values: [], deltas: [], removed: [], extra: [] };
-  seen.unsubscribe = await client.contexts.subscribe(name, (data, delta, removed, unsubscribe, extra) => {
-    seen.values.push(data);
-    seen.deltas.push(delta);
-    seen.removed.push(removed);
-    seen.extra.push(extra);
-  });
-  seen.last = () => seen.values.at(-1);
-  return seen;
-}
-
-const knows = (client, name) => client.contexts.all().includes(name);
-const same = (one, two) => JSON.stringify(sorted(one)) === JSON.stringify(sorted(two));
-
-/** The value with its keys in order, since their order means nothing. */
-function sorted(value) {
-  if (value === null || typeof value !== 'object' || value instanceof Date) return value;
-  if (Array.isArray(value)) return value.map(sorted);
-  return Object.fromEntries(Object.keys(value).sort().map((key) => [key, sorted(value[key])]));
-}
-
-/** Waits until all watchers and a fresh reader on each side hold the same value, and returns it. */
-async function agreed({ until, connect }, watchers, accept = () => true, ms = 5000) {
-  const [first, ...rest] = watchers;
-  await until(
-    () => accept(first.last()) && rest.every((other) => same(other.last(), first.last())),
-    ms,
-    'all watchers agree',
-  ).catch((error) => {
-    const values = watchers.map(({ last }) => JSON.stringify(last())?.slice(0, 200));
-    throw new Error(`${error.message}: ${values.join(' | ')}`);
-  });
-  return first.last();
-}
-
-/**
- * Both sides write the same key at once; resolves with what the watchers agree on.
- *
- * Each update also carries a mark of its writer, so that agreement counts only once both are in.
- */
-async function contended(world, { one, two, name, round }, watchers) {
-  await Promise.all([
-    one.contexts.update(name, { key: `one ${round}`, one: round }),
-    two.contexts.update(name, { key: `two ${round}`, two: round }),
-  ]);
-  return agreed(world, watchers, (value) => value.one === round && value.two === round, 2000);
-}
-
-/** Asserts that clients that come now read `value` on both sides. */
-async function newcomersRead({ connect, until }, name, value) {
-  for (const place of ['a', 'b']) {
-    const newcomer = await connect(place);
-    await until(() => knows(newcomer, name), 3000, `the name known to a newcomer at ${place}`);
-    assert.deepEqual(sorted(await newcomer.contexts.get(name)), sorted(value), `a newcomer at ${place}`);
-  }
-}
-
-/** A context `name` created at `a` with `data`, watched on both sides. */
-async function shared(world, data) {
-  const [one, two] = await world.pair();
-  const name = world.unique('context');
-  await one.contexts.set(name, data);
-  await world.until(() => knows(two, name));
-  const watchers = [await watches(one, name), await watches(two, name)];
-  await agreed(world, watchers, (value) => same(value, data));
-  return { one, two, name, watchers };
-}
-
 export default [
-  scenario('create here, read there', async ({ pair, unique, until }) => {
+  scenario('B-CX-1 create here, read there', async ({ pair, unique, until }) => {
     const [one, two] = await pair();
     const name = unique('context');
     const data = { ticker: 'VOD.L', price: 71.5, list: [1, [2]], nested: { deep: { er: true } }, none: null };
@@ -101,7 +32,7 @@ export default [
     assert.deepEqual(await client.contexts.get(unique('nothing')), {});
   }),
 
-  scenario('subscribe before it exists', async ({ pair, unique, until }) => {
+  scenario('E06 B-CX-2 subscribe before it exists', async ({ pair, unique, until }) => {
     const [one, two] = await pair();
     const name = unique('context');
     const seen = await watches(two, name);
@@ -122,7 +53,7 @@ export default [
     assert.deepEqual(atB.deltas[1], { n: 2 });
   }),
 
-  scenario('a late joiner gets the whole value', async (world) => {
+  scenario('E06 B-CX-1 a late joiner gets the whole value', async (world) => {
     const { one, two, name } = await shared(world, { a: 1, b: 2 });
     await one.contexts.update(name, { b: 3, c: { d: 4 } });
     await two.contexts.update(name, { a: null, e: [5] });
@@ -130,7 +61,19 @@ export default [
     await newcomersRead(world, name, { b: 3, c: { d: 4 }, e: [5] });
   }),
 
-  scenario('it outlives its creator', async (world) => {
+  scenario('E06 a late joiner may begin with an update or a set', async (world) => {
+    const { name, watchers } = await shared(world, { a: 1, b: 2 });
+    const late = await world.connect('b');
+    await world.until(() => knows(late, name));
+    await late.contexts.update(name, { b: 3 });
+    await agreed(world, watchers, (value) => same(value, { a: 1, b: 3 }));
+    const later = await world.connect('a');
+    await world.until(() => knows(later, name));
+    await later.contexts.set(name, { c: 4 });
+    await agreed(world, watchers, (value) => same(value, { c: 4 }));
+  }),
+
+  scenario('B-CX-3 it outlives its creator', async (world) => {
     const [one, two] = await world.pair();
     const name = world.unique('context');
     await one.contexts.set(name, { still: 'here' });
@@ -141,7 +84,7 @@ export default [
     await newcomersRead(world, name, { still: 'here' });
   }),
 
-  scenario('update merges, set replaces', async (world) => {
+  scenario('E06 update merges, set replaces', async (world) => {
     const { one, two, name, watchers } = await shared(world, { a: 1, b: { x: 1 } });
     await two.contexts.update(name, { b: { y: 2 }, c: 3 });
     await agreed(world, watchers, (value) => same(value, { a: 1, b: { y: 2 }, c: 3 }));
@@ -152,7 +95,7 @@ export default [
     await newcomersRead(world, name, {});
   }),
 
-  scenario('null removes a key', async (world) => {
+  scenario('E06 null removes a key', async (world) => {
     const { one, two, name, watchers } = await shared(world, { a: 1, b: 2, c: 3 });
     await two.contexts.update(name, { b: null });
     await agreed(world, watchers, (value) => same(value, { a: 1, c: 3 }));
@@ -162,7 +105,7 @@ export default [
     await newcomersRead(world, name, { a: 1, d: 4 });
   }),
 
-  scenario('setPath and setPaths', async (world) => {
+  scenario('E06 setPath and setPaths', async (world) => {
     const { one, two, name, watchers } = await shared(world, { a: { keep: 1 }, list: [1, 2] });
     assert.equal(one.contexts.setPathSupported, true);
     await two.contexts.setPath(name, 'a.b.c', 5);
@@ -191,7 +134,7 @@ export default [
     assert.deepEqual(await two.contexts.get(name), { x: { y: 1 } });
   }),
 
-  scenario('paths of both sides survive', { alone: true }, async (world) => {
+  scenario('B-CX-9 paths of both sides survive', { alone: true }, async (world) => {
     const { one, two, name, watchers } = await shared(world, { a: { base: 0 } });
     for (let round = 1; round <= 10; round += 1) {
       await Promise.all([
@@ -241,7 +184,7 @@ export default [
     await newcomersRead(world, name, watchers[0].last());
   }),
 
-  scenario('created on both sides at once', { alone: true }, async (world) => {
+  scenario('E06 B-CX-12 created on both sides at once', { alone: true }, async (world) => {
     const { unique, until } = world;
     const [one, two] = await world.pair();
     for (let round = 0; round < 5; round += 1) {
@@ -260,7 +203,7 @@ export default [
     }
   }),
 
-  scenario('created on both sides at once keeps both values', { alone: true, only: 'two' }, async (world) => {
+  scenario('B-CX-12 B-CX-13 created on both sides at once keeps both values', { alone: true, only: 'two' }, async (world) => {
     const [one, two] = await world.pair();
     for (let round = 0; round < 5; round += 1) {
       const name = world.unique('context');
@@ -305,7 +248,7 @@ export default [
     await newcomersRead(world, name, { a: { x: 1, b: 2 } });
   }),
 
-  scenario('Date values', async (world) => {
+  scenario('E06 Date values', async (world) => {
     const when = new Date(1_234_567_890_123);
     const { two, name, watchers } = await shared(world, { when, list: [when], deep: { when } });
     for (const { values } of watchers) {
@@ -339,7 +282,7 @@ export default [
     await newcomersRead(world, name, { text: `${text}!`, small: 2 });
   }),
 
-  scenario('destroyed here, gone there, created again', async (world) => {
+  scenario('E06 B-CX-15 destroyed here, gone there, created again', async (world) => {
     const { one, two, name } = await shared(world, { first: 'life' });
     await two.contexts.destroy(name);
     for (const client of [one, two]) await world.until(() => !knows(client, name), 5000, 'gone');
@@ -360,7 +303,7 @@ export default [
     await rejection(client.contexts.destroy(unique('nothing')));
   }),
 
-  scenario('the updater is known', async (world) => {
+  scenario('B-CX-10 the updater is known', async (world) => {
     const { one, two, name, watchers: [atA, atB] } = await shared(world, { n: 0 });
     await one.contexts.update(name, { n: 1 });
     await world.until(() => atB.last().n === 1);
@@ -408,7 +351,7 @@ export default [
     await newcomersRead(world, name, value);
   }),
 
-  scenario('unsubscribe', async (world) => {
+  scenario('E06 unsubscribe', async (world) => {
     const { one, two, name, watchers: [, atB] } = await shared(world, { n: 0 });
     const stays = await watches(two, name);
     atB.unsubscribe();

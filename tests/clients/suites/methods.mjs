@@ -5,7 +5,7 @@ import { scenario } from '../lib/scenario.mjs';
 import { sees, seesServer, sameInstance, eventsOf } from '../lib/interop.mjs';
 
 export default [
-  scenario('register here, invoke there', async ({ pair, unique, until }) => {
+  scenario('E04 register here, invoke there', async ({ pair, unique, until }) => {
     const [provider, consumer] = await pair();
     const name = unique('Add');
     await provider.interop.register({ name, accepts: 'int a, int b', returns: 'int sum' }, ({ a, b }) => ({ sum: a + b }));
@@ -103,7 +103,7 @@ export default [
     sameInstance(method.getServers()[0], provider.interop.instance);
   }),
 
-  scenario('waitForMethod resolves when it appears', { libs: ['io'] }, async ({ pair, unique, within }) => {
+  scenario('B-ME-1 waitForMethod resolves when it appears', { libs: ['io'] }, async ({ pair, unique, within }) => {
     const [provider, consumer] = await pair();
     const name = unique('Awaited');
     const appeared = consumer.interop.waitForMethod(name);
@@ -111,7 +111,7 @@ export default [
     assert.equal((await within(5000, appeared)).name, name);
   }),
 
-  scenario('all reaches both sides', async ({ connect, unique, until }) => {
+  scenario('E04 B-ME-3 all reaches both sides', async ({ connect, unique, until }) => {
     const [atA, atB, consumer] = await Promise.all([connect('a'), connect('b'), connect('b')]);
     const name = unique('Everyone');
     await atA.interop.register(name, () => ({ place: 'a' }));
@@ -125,7 +125,7 @@ export default [
     }
   }),
 
-  scenario('all with one failing server resolves and tells', async ({ connect, unique, until }) => {
+  scenario('B-ME-3 all with one failing server resolves and tells', async ({ connect, unique, until }) => {
     const [atA, atB, consumer] = await Promise.all([connect('a'), connect('b'), connect('b')]);
     const name = unique('Half');
     await atA.interop.register(name, () => {
@@ -140,7 +140,20 @@ export default [
     assert.match(result.all_errors[0].message, /only half of me works/);
   }),
 
-  scenario('skipMine leaves the caller out', async ({ connect, unique, until }) => {
+  scenario('B-ME-3 all fail', async ({ connect, unique, until, rejection }) => {
+    const [atA, atB, consumer] = await Promise.all([connect('a'), connect('b'), connect('b')]);
+    const name = unique('Fails');
+    for (const [client, place] of [[atA, 'a'], [atB, 'b']]) {
+      await client.interop.register(name, () => {
+        throw new Error(`not at ${place}`);
+      });
+    }
+    await until(() => consumer.interop.servers({ name }).length === 2);
+    const { error } = await rejection(consumer.interop.invoke(name, {}, 'all'));
+    assert.deepEqual(error.all_errors.map(({ message }) => /not at [ab]/.exec(message)?.[0]).sort(), ['not at a', 'not at b']);
+  }),
+
+  scenario('E04 B-ME-5 skipMine leaves the caller out', async ({ connect, unique, until }) => {
     const [atA, atB, consumer] = await Promise.all([connect('a'), connect('b'), connect('b')]);
     const name = unique('Others');
     for (const [client, place] of [[atA, 'a'], [atB, 'b'], [consumer, 'own']]) {
@@ -153,7 +166,7 @@ export default [
     assert.equal(own.returned.place, 'own', 'best is the own method');
   }),
 
-  scenario('an instance can be chosen', async ({ connect, unique, until }) => {
+  scenario('E04 B-ME-5 an instance can be chosen', async ({ connect, unique, until }) => {
     const [one, two, consumer] = await Promise.all([connect('a'), connect('a'), connect('b')]);
     const name = unique('Chosen');
     for (const client of [one, two]) {
@@ -172,7 +185,7 @@ export default [
     assert.equal(result.all_return_values.length, 2);
   }),
 
-  scenario('a whole server object is a target', async ({ pair, unique, until }) => {
+  scenario('E04 a whole server object is a target', async ({ pair, unique, until }) => {
     const [provider, consumer] = await pair();
     const name = unique('Whole');
     await provider.interop.register(name, () => ({ ok: true }));
@@ -180,7 +193,7 @@ export default [
     assert.equal((await consumer.interop.invoke(name, {}, server)).returned.ok, true);
   }),
 
-  scenario('machine and user are filters', async ({ pair, unique, until, rejection }) => {
+  scenario('B-ME-5 machine and user are filters', async ({ pair, unique, until, rejection }) => {
     const [provider, consumer] = await pair();
     const name = unique('Machine');
     await provider.interop.register(name, () => ({ ok: true }));
@@ -191,7 +204,7 @@ export default [
     await rejection(consumer.interop.invoke(name, {}, { machine: unique('nowhere') }, { waitTimeoutMs: 600 }));
   }),
 
-  scenario('results keep their type', async ({ pair, unique, until }) => {
+  scenario('E04 results keep their type', async ({ pair, unique, until }) => {
     const [provider, consumer] = await pair();
     const name = unique('Returns');
     const when = new Date(1_700_000_000_123);
@@ -256,7 +269,36 @@ export default [
     assert.ok(returned.text === [...text].reverse().join(''), 'the text differs');
   }),
 
-  scenario('a thrown error rejects', async ({ pair, unique, until, rejection }) => {
+  scenario('B-ME-10 ten megabytes each way hold up no small call', { alone: true }, async ({ pair, unique, until }) => {
+    const [provider, consumer] = await pair();
+    const name = unique('Large');
+    await provider.interop.register(name, ({ text }) => ({ text }));
+    await until(() => sees(consumer, name));
+    const text = 'x'.repeat(10_000_000);
+    const done = [];
+    const large = consumer.interop.invoke(name, { text }).then(({ returned }) => {
+      done.push('large');
+      return returned;
+    });
+    await consumer.interop.invoke(name, { text: 'small' }).then(() => done.push('small'));
+    assert.ok((await large).text === text, 'the text differs');
+    assert.equal(done.length, 2);
+  }),
+
+  // 17 MB are above the limit of a message; the session and its other calls go on.
+  scenario('B-ME-10 a result that is too large is refused by name', { alone: true }, async ({ pair, unique, until, rejection }) => {
+    const [provider, consumer] = await pair();
+    const name = unique('TooLarge');
+    await provider.interop.register(name, ({ size }) => ({ text: 'x'.repeat(size) }));
+    await until(() => sees(consumer, name));
+    const { peerId } = provider.interop.instance;
+    const { reason } = await rejection(consumer.interop.invoke(name, { size: 17_000_000 }), 10_000);
+    assert.match(reason, /message_bytes_max/);
+    assert.equal((await consumer.interop.invoke(name, { size: 1 })).returned.text, 'x');
+    assert.equal(provider.interop.instance.peerId, peerId, 'it was not thrown out');
+  }),
+
+  scenario('E04 a thrown error rejects', async ({ pair, unique, until, rejection }) => {
     const [provider, consumer] = await pair();
     const name = unique('Throws');
     await provider.interop.register(name, ({ how }) => {
@@ -273,7 +315,7 @@ export default [
     sameInstance(error.executed_by, provider.interop.instance);
   }),
 
-  scenario('registerAsync answers through its callbacks', async ({ pair, unique, until, rejection }) => {
+  scenario('E04 registerAsync answers through its callbacks', async ({ pair, unique, until, rejection }) => {
     const [provider, consumer] = await pair();
     const name = unique('Async');
     await provider.interop.registerAsync(name, ({ fail }, caller, success, error) => {
@@ -331,7 +373,7 @@ export default [
     assert.ok(ms < 2000, `took ${Math.round(ms)} ms`);
   }),
 
-  scenario('the response timeout is the caller’s', { alone: true }, async ({ pair, unique, until, rejection }) => {
+  scenario('E04 the response timeout is the caller’s', { alone: true }, async ({ pair, unique, until, rejection }) => {
     const [provider, consumer] = await pair();
     const name = unique('Never');
     await provider.interop.register(name, () => new Promise(() => {}));
@@ -341,7 +383,7 @@ export default [
     assert.ok(ms < 2000, `took ${Math.round(ms)} ms`);
   }),
 
-  scenario('an invoke waits for its method to appear', async ({ pair, unique, sleep, within }) => {
+  scenario('B-ME-7 an invoke waits for its method to appear', async ({ pair, unique, sleep, within }) => {
     const [provider, consumer] = await pair();
     const name = unique('Later');
     const pending = consumer.interop.invoke(name, { x: 1 }, 'best', { waitTimeoutMs: 8000 });
@@ -371,7 +413,7 @@ export default [
     assert.match((await rejection(provider.interop.register(name, () => {}))).reason, /already exists/);
   }),
 
-  scenario('a callee that leaves ends its calls', { alone: true }, async ({ pair, unique, until, rejection, leave }) => {
+  scenario('E04 a callee that leaves ends its calls', { alone: true }, async ({ pair, unique, until, rejection, leave }) => {
     const [provider, consumer] = await pair();
     const name = unique('Leaver');
     let called = false;
@@ -389,7 +431,7 @@ export default [
     assert.ok(ms < 3000, `took ${Math.round(ms)} ms`);
   }),
 
-  scenario('a callee that is killed ends its calls', { alone: true }, async ({ app, connect, unique, until, rejection }) => {
+  scenario('E04 B-ME-6 a callee that is killed ends its calls', { alone: true }, async ({ app, connect, unique, until, rejection }) => {
     const name = unique('Victim');
     const [victim, consumer] = await Promise.all([app('a', { offers: { method: name } }), connect('b')]);
     await until(() => sees(consumer, name));
@@ -403,7 +445,7 @@ export default [
     await until(() => !consumer.interop.servers().some(({ instance }) => instance === victim.instance.instance));
   }),
 
-  scenario('the handler learns who calls', async ({ pair, unique, until }) => {
+  scenario('B-ME-2 the handler learns who calls', async ({ pair, unique, until }) => {
     const [provider, consumer] = await pair();
     const name = unique('Who');
     const callers = [];
@@ -425,7 +467,7 @@ export default [
     assert.equal(consumer.interop.instance.isLocal, true);
   }),
 
-  scenario('the local server wins, and the remote one steps in', async ({ connect, unique, until, leave, twoNodes }) => {
+  scenario('E04 B-ME-4 the local server wins, and the remote one steps in', async ({ connect, unique, until, leave, twoNodes }) => {
     const name = unique('Preferred');
     const offer = async (place) => {
       const provider = await connect(place);
@@ -469,7 +511,7 @@ export default [
     assert.equal((await two.interop.invoke(there, { depth: 20 })).returned.bottom, true);
   }),
 
-  scenario('an app calls itself', async ({ connect, unique }) => {
+  scenario('E04 an app calls itself', async ({ connect, unique }) => {
     const client = await connect('a');
     const name = unique('Self');
     await client.interop.register(name, (_, caller) => ({ caller: caller.peerId }));

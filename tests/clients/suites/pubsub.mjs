@@ -6,29 +6,8 @@
 // that is missing was not delivered.
 
 import assert from 'node:assert/strict';
+import { listens, reaches } from '../lib/pubsub.mjs';
 import { scenario } from '../lib/scenario.mjs';
-
-/** Subscribes and records; probes are set apart. */
-async function listens(client, topic, options) {
-  const seen = { data: [], topics: [], sources: [], probes: new Set() };
-  seen.subscription = await client.bus.subscribe(topic, (data, ofTopic, source) => {
-    if (data.probe) return seen.probes.add(data.probe);
-    seen.data.push(data);
-    seen.topics.push(ofTopic);
-    return seen.sources.push(source);
-  }, options);
-  return seen;
-}
-
-/** Publishes probes until the listener has heard one from this publisher. */
-async function reaches({ until, unique, sleep }, publisher, topic, listener, options) {
-  const probe = unique('probe');
-  await until(async () => {
-    publisher.bus.publish(topic, { probe }, options);
-    await sleep(20);
-    return listener.probes.has(probe);
-  }, 5000, `a probe on ${topic}`);
-}
 
 export default [
   scenario('a topic', async (world) => {
@@ -45,13 +24,15 @@ export default [
     assert.deepEqual(heard.topics, [topic]);
   }),
 
-  scenario('the source is the publisher', async (world) => {
+  scenario('B-PS-1 one message over a wildcard, once, with its publisher', async (world) => {
     const [publisher, subscriber] = await world.pair();
-    const topic = world.unique('topic');
-    const heard = await listens(subscriber, topic);
-    await reaches(world, publisher, topic, heard);
-    publisher.bus.publish(topic, { n: 1 });
-    await world.until(() => heard.data.length === 1);
+    const base = world.unique('x').replaceAll('-', '_');
+    const heard = await listens(subscriber, `${base}.*`);
+    await reaches(world, publisher, `${base}.y`, heard);
+    publisher.bus.publish(`${base}.y`, { n: 1 });
+    publisher.bus.publish(`${base}.y`, { n: 2 });
+    await world.until(() => heard.data.length >= 2);
+    assert.deepEqual(heard.data, [{ n: 1 }, { n: 2 }]);
     const { instance } = publisher.interop;
     for (const key of ['application', 'instance', 'user', 'machine']) {
       assert.ok(instance[key], key);
@@ -63,7 +44,7 @@ export default [
     ['a.*', { yes: ['a.b', 'a.x_1'], no: ['a.b.c', 'a', 'ab', 'b.a'] }],
     ['a.>', { yes: ['a.b', 'a.b.c', 'a.b-c.d'], no: ['a', 'ab', 'b.a.c'] }],
     ['a.*.c', { yes: ['a.b.c'], no: ['a.b.d', 'a.c', 'a.b.b.c'] }],
-  ].map(([pattern, { yes, no }]) => scenario(`wildcard ${pattern}`, async (world) => {
+  ].map(([pattern, { yes, no }]) => scenario(`E07 B-PS-3 wildcard ${pattern}`, async (world) => {
     const [publisher, subscriber] = await world.pair();
     const base = world.unique('w').replaceAll('-', '_');
     const topicOf = (text) => `${base}.${text}`;
@@ -75,7 +56,7 @@ export default [
     assert.deepEqual(heard.data.map(({ text }) => text), yes);
   })),
 
-  scenario('a routing key', async (world) => {
+  scenario('E07 B-PS-3 a routing key', async (world) => {
     const [publisher, subscriber] = await world.pair();
     const topic = world.unique('topic');
     const keyed = await listens(subscriber, topic, { routingKey: 'k1' });
@@ -90,7 +71,7 @@ export default [
     assert.deepEqual(open.data.map(({ key }) => key), ['k1', 'k2', 'none']);
   }),
 
-  scenario('a target identity', async (world) => {
+  scenario('E07 B-PS-3 a target identity', async (world) => {
     const [publisher, one] = await world.pair();
     const two = await world.connect('b');
     const topic = world.unique('topic');
@@ -108,7 +89,7 @@ export default [
     assert.deepEqual(heardTwo.data.map(({ to }) => to), ['anyone', 'all']);
   }),
 
-  scenario('a source filter', async (world) => {
+  scenario('E07 a source filter', async (world) => {
     const [wanted, subscriber] = await world.pair();
     const unwanted = await world.connect('a');
     const topic = world.unique('topic');
@@ -124,7 +105,7 @@ export default [
     assert.deepEqual(some.data.map(({ from }) => from), ['wanted']);
   }),
 
-  scenario('a publisher hears itself', async (world) => {
+  scenario('B-PS-4 a publisher hears itself', async (world) => {
     const client = await world.connect('a');
     const topic = world.unique('topic');
     const heard = await listens(client, topic);
@@ -144,7 +125,7 @@ export default [
     for (const { data } of both) await world.until(() => data.length === 1);
   }),
 
-  scenario('unsubscribe', async (world) => {
+  scenario('E07 unsubscribe', async (world) => {
     const [publisher, subscriber] = await world.pair();
     const topic = world.unique('topic');
     const [gone, stays] = [await listens(subscriber, topic), await listens(subscriber, topic)];
@@ -155,7 +136,7 @@ export default [
     assert.deepEqual(gone.data, []);
   }),
 
-  scenario('the order of 1000 messages is kept', async (world) => {
+  scenario('B-PS-9 the order of 1000 messages is kept', async (world) => {
     const [publisher, subscriber] = await world.pair();
     const topic = world.unique('topic');
     const heard = await listens(subscriber, topic);
@@ -181,7 +162,7 @@ export default [
     assert.equal(heard.probes.size, 1);
   }),
 
-  scenario('a late subscriber gets nothing old', async (world) => {
+  scenario('B-PS-2 a late subscriber gets nothing old', async (world) => {
     const [publisher, subscriber] = await world.pair();
     const topic = world.unique('topic');
     const first = await listens(subscriber, topic);

@@ -1,6 +1,7 @@
 // A client whose socket breaks comes back by itself, and everything works again without its doing.
 
 import assert from 'node:assert/strict';
+import { listens, reaches } from '../lib/pubsub.mjs';
 import { scenario } from '../lib/scenario.mjs';
 import { startProxy } from '../lib/proxy.mjs';
 import { sees } from '../lib/interop.mjs';
@@ -66,7 +67,7 @@ async function hanging(client, name) {
 }
 
 export default [
-  scenario('methods of both sides work again', async (world) => {
+  scenario('E08 methods of both sides work again', async (world) => {
     const { until, unique } = world;
     const clients = await cuttable(world);
     const { steady, cut } = clients;
@@ -112,7 +113,7 @@ export default [
     await proxy.restore();
   }),
 
-  scenario('a subscription to a stream goes on', async (world) => {
+  scenario('E08 a subscription to a stream goes on', async (world) => {
     const { until, unique } = world;
     const clients = await cuttable(world);
     const { steady, cut } = clients;
@@ -128,7 +129,7 @@ export default [
     assert.deepEqual(data, [{ n: 1 }]);
   }),
 
-  scenario('an own stream is there again', async (world) => {
+  scenario('E08 an own stream is there again', async (world) => {
     const { until, unique } = world;
     const clients = await cuttable(world);
     const { steady, cut } = clients;
@@ -146,7 +147,7 @@ export default [
     await until(() => data.length === 1);
   }),
 
-  scenario('bus subscriptions go on', { libs: ['io'] }, async (world) => {
+  scenario('E08 B-PS-6 bus subscriptions go on', { libs: ['io'] }, async (world) => {
     const { until, unique, sleep } = world;
     const clients = await cuttable(world);
     const { steady, cut } = clients;
@@ -170,7 +171,22 @@ export default [
     });
   }),
 
-  scenario('a context catches up and goes on', async (world) => {
+  // What is published meanwhile waits in the library, and then comes at once.
+  scenario('B-PS-5 10 000 messages that waited in a client arrive', { libs: ['io'], alone: true, timeoutMs: 30_000 }, async (world) => {
+    const { until, unique } = world;
+    const clients = await cuttable(world);
+    const { steady, cut } = clients;
+    const topic = unique('topic');
+    const heard = await listens(steady, topic);
+    await reaches(world, cut, topic, heard);
+    await away(world, clients, () => {
+      for (let n = 0; n < 10_000; n += 1) cut.bus.publish(topic, { n });
+    });
+    await until(() => heard.data.length >= 10_000, 15_000, 'all of them');
+    assert.deepEqual(heard.data.map(({ n }) => n), Array.from({ length: 10_000 }, (_, n) => n));
+  }),
+
+  scenario('E08 a context catches up and goes on', async (world) => {
     const { until, unique } = world;
     const clients = await cuttable(world);
     const { steady, cut } = clients;

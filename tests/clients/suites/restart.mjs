@@ -3,10 +3,11 @@
 //   node run.mjs --suite restart --a ws://… --b ws://… --control CMD
 //
 // `CMD kill b` ends node b with SIGKILL and returns once it is dead. `CMD start b` starts it on the
-// same ports with the same data directory and returns once it accepts clients. With `--swap` the
-// node is `a`. With one URL for both places, everything is on the node that is killed.
+// same ports with the same data directory and returns once it accepts clients. With `--swap`, and with one
+// URL for both places, the node is `a`.
 
 import assert from 'node:assert/strict';
+import { listens, reaches } from '../lib/pubsub.mjs';
 import { scenario } from '../lib/scenario.mjs';
 import { sees, seesServer } from '../lib/interop.mjs';
 
@@ -62,7 +63,7 @@ async function twoContexts({ connect, unique, until }) {
 }
 
 export default [
-  scenario('its servers go, its calls end, and it serves again', { ...options, only: 'two' }, async (world) => {
+  scenario('B-ME-6 its servers go, its calls end, and it serves again', { ...options, only: 'two' }, async (world) => {
     const { connect, unique, until, rejection } = world;
     const [atA, atB] = [await connect('a'), await connect('b', soon)];
     const [mine, yours] = [unique('AtA'), unique('AtB')];
@@ -103,7 +104,7 @@ export default [
     assert.equal((await within(5000, pending)).returned.by, 'b');
   }),
 
-  scenario('contexts keep their values and go on', { ...options, only: 'two' }, async (world) => {
+  scenario('B-CX-3 contexts keep their values and go on', { ...options, only: 'two' }, async (world) => {
     const { connect, until } = world;
     const { atA, atB, fromA, fromB, values } = await twoContexts(world);
 
@@ -153,7 +154,7 @@ export default [
     assert.equal(client.interop.instance.instance, instance);
   }),
 
-  scenario('a destroyed context and a channel: nothing goes back in time', { ...options, only: 'two' }, async (world) => {
+  scenario('B-CX-16 B-CH-8 a destroyed context and a channel: nothing goes back in time', { ...options, only: 'two' }, async (world) => {
     const { connect, unique, until, sleep } = world;
     const [atA, atB] = [await connect('a'), await connect('b', soon)];
     const [destroyed, channel, untouched] = [unique('context'), `___channel___${unique('Red')}`, unique('context')];
@@ -206,7 +207,7 @@ export default [
     assert.deepEqual(await two.contexts.get(mine), { of: 'one', n: 2 });
   }),
 
-  scenario('a stream from a goes on at b', { ...options, only: 'two' }, async (world) => {
+  scenario('B-ST-7 a stream from a goes on at b', { ...options, only: 'two' }, async (world) => {
     const { connect, unique, until } = world;
     const [atA, atB] = [await connect('a'), await connect('b', soon)];
     const name = unique('Stream');
@@ -248,7 +249,7 @@ export default [
   }),
 
   // `@glue42/core` does not renew its bus subscriptions.
-  scenario('bus subscriptions on both sides go on', { ...options, libs: ['io'], only: 'two' }, async (world) => {
+  scenario('B-PS-6 bus subscriptions on both sides go on', { ...options, libs: ['io'], only: 'two' }, async (world) => {
     const { connect, unique, until, sleep } = world;
     const [atA, atB] = [await connect('a'), await connect('b', soon)];
     const [toA, toB] = [unique('topic'), unique('topic')];
@@ -286,8 +287,8 @@ export default [
     }
   }),
 
-  scenario('everything on the killed node works again', { ...options, only: 'one' }, async (world) => {
-    const { connect, unique, until } = world;
+  scenario('E08 everything on the killed node works again', { ...options, only: 'one' }, async (world) => {
+    const { connect, unique, until, libs } = world;
     const [one, two] = [await connect('a', soon), await connect('b', soon)];
     const [method, streamName, context] = [unique('Method'), unique('Stream'), unique('context')];
     await one.interop.register(method, () => ({ ok: true }));
@@ -297,6 +298,9 @@ export default [
     const [data, values] = [[], []];
     await two.interop.subscribe(streamName, { onData: (event) => data.push(event.data) });
     await two.contexts.subscribe(context, (value) => values.push(value));
+    // `@glue42/core` does not renew its bus subscriptions.
+    const topic = libs.b === 'io' && unique('topic');
+    const heard = topic && await listens(two, topic);
 
     await killed(world, two);
     await back(world, [one, two]);
@@ -309,5 +313,33 @@ export default [
     await until(() => stream.subscriptions().length === 1, BACK_MS, 'the subscription is renewed');
     stream.push({ n: 1 });
     await until(() => data.length > 0);
+    if (topic) await reaches(world, one, topic, heard);
+  }),
+
+  scenario('I14 tokens are good after a restart', options, async ({ connect, control, leave, user }) => {
+    const first = await connect('b');
+    const { token } = first.connection;
+    const gatewayToken = await first.connection.authToken();
+    await leave(first);
+    await control.kill();
+    await control.start();
+    for (const auth of [{ token }, { gatewayToken }]) {
+      const client = await connect('b', { auth });
+      assert.equal(client.interop.instance.user, user);
+      await leave(client);
+    }
+  }),
+
+  scenario('B-CX-17 a context id of before a restart is refused as unknown', { ...options, libs: ['io'] }, async ({ raw, control, unique }) => {
+    const before = await raw('b');
+    const request = (peer, type, more) => peer.request({ domain: 'global', type, ...more });
+    const { context_id } = await request(before, 'create-context', { name: unique('context'), data: {}, lifetime: 'retained' });
+    await control.kill();
+    await control.start();
+    const after = await raw('b');
+    const reply = await request(after, 'subscribe-context', { context_id });
+    assert.deepEqual([reply.type, reply.domain], ['error', 'global']);
+    const known = reply.reason_uri === 'global.errors.invalid_context';
+    assert.ok(known || /^Unable to find context with id/.test(reply.reason), JSON.stringify(reply));
   }),
 ];

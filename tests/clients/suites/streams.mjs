@@ -3,32 +3,10 @@
 import assert from 'node:assert/strict';
 import { scenario } from '../lib/scenario.mjs';
 import { sameInstance, sees } from '../lib/interop.mjs';
-
-/** A stream at `a` and a consumer at `b` that knows it. `handlers` are the stream's own. */
-async function streaming({ pair, unique, until }, handlers = {}) {
-  const [provider, consumer] = await pair();
-  const name = unique('Stream');
-  const stream = await provider.interop.createStream(name, handlers);
-  await until(() => sees(consumer, name));
-  return { provider, consumer, name, stream };
-}
-
-/** Subscribes, and records what comes. */
-async function subscribed(client, name, options = {}) {
-  const seen = { data: [], events: [], closed: [] };
-  const subscription = await client.interop.subscribe(name, {
-    ...options,
-    onData: (event) => {
-      seen.events.push(event);
-      seen.data.push(event.data);
-    },
-    onClosed: (info) => seen.closed.push(info),
-  });
-  return Object.assign(seen, { subscription });
-}
+import { streaming, subscribed } from '../lib/streams.mjs';
 
 export default [
-  scenario('subscribe with arguments, push to all', async (world) => {
+  scenario('E05 subscribe with arguments, push to all', async (world) => {
     const { until, connect } = world;
     const requests = [];
     const { provider, consumer, name, stream } = await streaming(world, {
@@ -55,7 +33,7 @@ export default [
     assert.deepEqual(one.events[0].requestArguments, args);
   }),
 
-  scenario('both sides know each other', async (world) => {
+  scenario('B-ST-1 both sides know each other', async (world) => {
     const requests = [];
     const added = [];
     const { provider, consumer, name, stream } = await streaming(world, {
@@ -75,7 +53,7 @@ export default [
     assert.equal(consumer.interop.methods({ name })[0].supportsStreaming, true);
   }),
 
-  scenario('a subscription can be rejected', { alone: true }, async (world) => {
+  scenario('E05 B-ST-1 a subscription can be rejected', { alone: true }, async (world) => {
     const { consumer, name, stream } = await streaming(world, {
       subscriptionRequestHandler: (request) => request.reject('no entitlement for you'),
     });
@@ -85,7 +63,7 @@ export default [
     assert.equal(stream.subscriptions().length, 0);
   }),
 
-  scenario('branches keep apart', async (world) => {
+  scenario('E05 B-ST-2 branches keep apart', async (world) => {
     const { until } = world;
     const { consumer, name, stream } = await streaming(world, {
       subscriptionRequestHandler: (request) => request.acceptOnBranch(request.arguments.branch),
@@ -106,7 +84,21 @@ export default [
     assert.deepEqual(blue.data.map(({ to }) => to), ['blue', 'both', 'all']);
   }),
 
-  scenario('private data reaches one subscription', async (world) => {
+  scenario('E05 the default branch is one of its own', async (world) => {
+    const { consumer, name, stream } = await streaming(world, {
+      subscriptionRequestHandler: (request) => (request.arguments.branch ? request.acceptOnBranch(request.arguments.branch) : request.accept()),
+    });
+    const plain = await subscribed(consumer, name);
+    const red = await subscribed(consumer, name, { arguments: { branch: 'red' } });
+    stream.push({ to: 'default' }, ['']);
+    stream.push({ to: 'red' }, 'red');
+    stream.push({ to: 'all' });
+    for (const { data } of [plain, red]) await world.until(() => data.at(-1)?.to === 'all');
+    assert.deepEqual(plain.data.map(({ to }) => to), ['default', 'all']);
+    assert.deepEqual(red.data.map(({ to }) => to), ['red', 'all']);
+  }),
+
+  scenario('E05 B-ST-3 private data reaches one subscription', async (world) => {
     const { consumer, name, stream } = await streaming(world);
     const [one, two] = [await subscribed(consumer, name), await subscribed(consumer, name)];
     const [first, second] = stream.subscriptions();
@@ -118,7 +110,7 @@ export default [
     assert.deepEqual(one.events.map((event) => event.private), [true, false]);
   }),
 
-  scenario('accept and push at once arrives', { alone: true }, async (world) => {
+  scenario('B-ST-4b accept and push at once arrives', { alone: true }, async (world) => {
     const { consumer, name } = await streaming(world, {
       subscriptionAddedHandler: (subscription) => {
         subscription.push({ hello: 'in private' });
@@ -133,7 +125,7 @@ export default [
     }
   }),
 
-  scenario('the order of 500 pushes is kept', async (world) => {
+  scenario('B-ST-6 the order of 500 pushes is kept', async (world) => {
     const { consumer, name, stream } = await streaming(world);
     const { data } = await subscribed(consumer, name);
     const numbers = Array.from({ length: 500 }, (_, index) => index);
@@ -162,7 +154,7 @@ export default [
     assert.deepEqual(data[1], { after: true });
   }),
 
-  scenario('the subscriber closes', async (world) => {
+  scenario('E05 the subscriber closes', async (world) => {
     const { until } = world;
     const removed = [];
     const { consumer, name, stream } = await streaming(world, {
@@ -180,7 +172,7 @@ export default [
     assert.deepEqual(one.data, []);
   }),
 
-  scenario('the provider closes one subscription', async (world) => {
+  scenario('E05 the provider closes one subscription', async (world) => {
     const { until } = world;
     const { consumer, name, stream } = await streaming(world);
     const one = await subscribed(consumer, name, { arguments: { n: 1 } });
@@ -193,7 +185,7 @@ export default [
     assert.equal(two.closed.length, 0);
   }),
 
-  scenario('the provider closes a branch', async (world) => {
+  scenario('E05 the provider closes a branch', async (world) => {
     const { until } = world;
     const { consumer, name, stream } = await streaming(world, {
       subscriptionRequestHandler: (request) => request.acceptOnBranch(request.arguments.branch),
@@ -208,7 +200,7 @@ export default [
     assert.equal(blue.closed.length, 0);
   }),
 
-  scenario('the provider closes the stream', async (world) => {
+  scenario('E05 the provider closes the stream', async (world) => {
     const { until } = world;
     const { provider, consumer, name, stream } = await streaming(world);
     const seen = await subscribed(consumer, name);
@@ -236,7 +228,7 @@ export default [
     assert.equal(seen.closed.length, 1);
   }),
 
-  scenario('the provider is killed', { alone: true }, async ({ app, connect, unique, until }) => {
+  scenario('B-ST-4 the provider is killed', { alone: true }, async ({ app, connect, unique, until }) => {
     const name = unique('Stream');
     const [victim, consumer] = await Promise.all([app('a', { offers: { stream: name } }), connect('b')]);
     await until(() => sees(consumer, name));
@@ -272,7 +264,7 @@ export default [
     assert.equal(stream.subscriptions().length, 0);
   }),
 
-  scenario('a subscription to all servers outlives one of them', async ({ connect, unique, until, leave }) => {
+  scenario('E05 a subscription to all servers outlives one of them', async ({ connect, unique, until, leave }) => {
     const [atA, atB, consumer] = await Promise.all([connect('a'), connect('b'), connect('b')]);
     const name = unique('Stream');
     const streams = await Promise.all([atA, atB].map((client) => client.interop.createStream(name)));

@@ -5,7 +5,7 @@ import { scenario } from '../lib/scenario.mjs';
 import { startProxy } from '../lib/proxy.mjs';
 
 export default [
-  scenario('an access token', async ({ connect, user }) => {
+  scenario('E02 an access token', async ({ connect, user }) => {
     const first = await connect('a');
     const { token } = first.connection;
     assert.equal(typeof token, 'string');
@@ -15,7 +15,7 @@ export default [
     assert.equal(third.interop.instance.user, user);
   }),
 
-  scenario('a gateway token', async ({ connect, user }) => {
+  scenario('E02 a gateway token', async ({ connect, user }) => {
     const first = await connect('a');
     const gatewayToken = await first.connection.authToken();
     const second = await connect('a', { auth: { gatewayToken } });
