@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use crate::node::Node;
+use crate::linked::Linked;
 
 /// Runs a program of `tests/clients` to its end. What it says is passed on as it comes.
 ///
@@ -43,44 +43,42 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-/// Obeys `node-control ADDRESS kill` and `node-control ADDRESS start` for a node until the program ends,
-/// and returns the address.
+/// Obeys `node-control ADDRESS COMMAND…` for nodes until the program ends, and returns the address. The
+/// commands are those of [`Linked::obey`].
 ///
-/// The node stays a child of this process and the caller's, so that it ends with its test.
+/// The nodes stay children of this process and the caller's, so that they end with their test.
 ///
 /// # Panics
 ///
 /// If no port is free.
-pub fn control(node: &Arc<Mutex<Node>>) -> SocketAddr {
+pub fn control(nodes: &Arc<Mutex<Linked>>) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
-    let node = Arc::downgrade(node);
+    let nodes = Arc::downgrade(nodes);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let Some(node) = node.upgrade() else { return };
+            let Some(nodes) = nodes.upgrade() else { return };
             // The other side reads an end without a word as a failure.
-            let _ = obey(&node, stream);
+            let _ = obey(&nodes, stream);
         }
     });
     address
 }
 
-fn obey(node: &Mutex<Node>, mut stream: TcpStream) -> io::Result<()> {
-    let mut word = String::new();
-    BufReader::new(stream.try_clone()?).read_line(&mut word)?;
-    let mut node = lock(node);
-    match word.trim() {
-        "kill" => node.kill(),
-        "start" => node.up(),
-        _ => return Ok(()),
+fn obey(nodes: &Mutex<Linked>, mut stream: TcpStream) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream.try_clone()?).read_line(&mut line)?;
+    let words: Vec<_> = line.split_whitespace().collect();
+    if lock(nodes).obey(&words) {
+        stream.write_all(b"done\n")?;
     }
-    stream.write_all(b"done\n")
+    Ok(())
 }
 
-/// Tells a controlled node what to do, and returns whether it was done.
-pub fn tell(address: &str, word: &str) -> io::Result<bool> {
+/// Tells controlled nodes what to do, and returns whether it was done.
+pub fn tell(address: &str, command: &str) -> io::Result<bool> {
     let mut stream = TcpStream::connect(address)?;
-    writeln!(stream, "{word}")?;
+    writeln!(stream, "{command}")?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
     Ok(answer == "done\n")

@@ -1,5 +1,6 @@
 //! Two nodes of one owner.
 
+use crate::linked::peers_up;
 use crate::node::{Node, NodeOptions, PATIENCE};
 use crate::wait::until;
 
@@ -42,12 +43,7 @@ impl Mesh {
     /// If they do not.
     pub fn joined(&self) {
         for node in [&self.a, &self.b] {
-            assert!(until(PATIENCE, || sees_a_peer(node)), "the nodes do not see each other");
+            assert!(until(PATIENCE, || peers_up(node) > 0), "the nodes do not see each other");
         }
     }
-}
-
-fn sees_a_peer(node: &Node) -> bool {
-    let peers = node.ask_json("peers");
-    peers.as_array().is_some_and(|peers| peers.iter().any(|peer| peer["state"] == "up"))
 }

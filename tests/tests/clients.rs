@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use mesh_tests::clients::{control, lock, run};
-use mesh_tests::{Mesh, Node, NodeOptions};
+use mesh_tests::{Linked, Mesh, Node, NodeOptions};
 
 /// One suite at a time: they measure how long things take, and each keeps the machine busy.
 static TURN: Mutex<()> = Mutex::new(());
@@ -18,10 +18,10 @@ fn libraries_on_one_node() {
 }
 
 #[test]
-fn libraries_on_two_nodes() {
+fn libraries_on_three_nodes() {
     let _turn = lock(&TURN);
-    let mesh = Mesh::two();
-    run(&["run.mjs", "--deskmesh", "--lib", "all", "--a", &mesh.a.url(), "--b", &mesh.b.url()]);
+    let nodes = Linked::start(3);
+    run_on(&nodes.urls(), &["run.mjs", "--deskmesh", "--lib", "all"]);
 }
 
 #[test]
@@ -39,22 +39,39 @@ fn conformance_on_two_nodes() {
 }
 
 #[test]
-fn libraries_when_their_node_is_killed() {
+fn the_same_as_the_reference() {
     let _turn = lock(&TURN);
-    let Mesh { a, b } = Mesh::two();
-    let url = b.url();
-    let b = Arc::new(Mutex::new(b));
-    let command = format!("'{}' {}", env!("CARGO_BIN_EXE_node-control"), control(&b));
-    run(&[
-        "run.mjs",
-        "--deskmesh",
-        "--suite",
-        "restart",
-        "--a",
-        &a.url(),
-        "--b",
-        &url,
-        "--control",
-        &command,
-    ]);
+    let a = Node::start(NodeOptions::default());
+    run(&["differential.mjs", "--jobs", "8", "--a", &a.url()]);
+}
+
+#[test]
+fn libraries_when_their_only_node_is_killed() {
+    run_controlled(1, "restart");
+}
+
+#[test]
+fn libraries_when_one_of_two_nodes_is_killed() {
+    run_controlled(2, "restart");
+}
+
+#[test]
+fn libraries_when_links_are_cut() {
+    run_controlled(3, "links");
+}
+
+/// Runs a suite that does things to the nodes.
+fn run_controlled(count: u8, suite: &str) {
+    let _turn = lock(&TURN);
+    let nodes = Linked::start(count);
+    let urls = nodes.urls();
+    let nodes = Arc::new(Mutex::new(nodes));
+    let command = format!("'{}' {}", env!("CARGO_BIN_EXE_node-control"), control(&nodes));
+    run_on(&urls, &["run.mjs", "--deskmesh", "--suite", suite, "--control", &command]);
+}
+
+/// Runs a program with the addresses of nodes as `--a`, `--b` and so on.
+fn run_on(urls: &[String], arguments: &[&str]) {
+    let places = ["--a", "--b", "--c"].into_iter().zip(urls).flat_map(|(place, url)| [place, url.as_str()]);
+    run(&arguments.iter().copied().chain(places).collect::<Vec<_>>());
 }

@@ -11,6 +11,8 @@ const LEAK = 'gateway: at login every context of every user is announced';
 export const knownReference = {
   'connect: a stranger who comes later sees nothing either': LEAK,
   'connect: B-CX-14 one context name, two users, two contexts': LEAK,
+  'connect: B-X-3 the claimed machine is not believed': 'gateway: it passes on whatever machine the client claims',
+  'methods: B-ME-10 a result that is too large is refused by name': 'gateway: it takes messages up to 100 MiB',
   'reconnect: a returning client does not undo what others wrote': ECHO,
   'reconnect: a returning client does not raise a destroyed context': ECHO,
   'reconnect: a returning client keeps its instance id': 'gateway: every login without an instance gets a new one',

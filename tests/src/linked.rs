@@ -1,0 +1,97 @@
+//! Nodes of one owner whose links can be cut.
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use crate::node::{Node, NodeOptions, PATIENCE};
+use crate::relay::Relay;
+use crate::wait::until;
+
+/// Nodes `a`, `b`, … that have joined, and reach each other through relays only.
+#[derive(Debug)]
+pub struct Linked {
+    nodes: Vec<(Node, Relay)>,
+}
+
+impl Linked {
+    /// Starts that many nodes.
+    ///
+    /// # Panics
+    ///
+    /// If they do not become ready and see each other.
+    #[must_use]
+    pub fn start(count: u8) -> Self {
+        let mut nodes: Vec<(Node, Relay)> = Vec::new();
+        for letter in (b'a'..).take(count.into()).map(char::from) {
+            let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+            let port = front.local_addr().expect("a bound socket").port();
+            let mut node = Node::prepared(NodeOptions {
+                name: format!("desk-{letter}"),
+                config: format!("mesh_advertise = [\"127.0.0.1:{port}\"]\n"),
+                join: nodes.first().map(|(first, _)| first.token()),
+                ..NodeOptions::default()
+            });
+            let relay = Relay::start(front, node.mesh_port()).expect("a relay can be started");
+            node.up();
+            nodes.push((node, relay));
+        }
+        let linked = Self { nodes };
+        linked.joined();
+        linked
+    }
+
+    /// Waits until all nodes see each other.
+    ///
+    /// # Panics
+    ///
+    /// If they do not.
+    pub fn joined(&self) {
+        for (node, _) in &self.nodes {
+            let sees_all = || peers_up(node) == self.nodes.len() - 1;
+            assert!(until(PATIENCE, sees_all), "the nodes do not see each other");
+        }
+    }
+
+    /// Returns the addresses for applications, in order.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(|(node, _)| node.url()).collect()
+    }
+
+    /// Obeys `kill a`, `start a`, `cut a b` or `heal a b`, and returns whether that was understood.
+    pub fn obey(&mut self, words: &[&str]) -> bool {
+        match words {
+            ["kill", node] => self.with(node, Node::kill),
+            ["start", node] => self.with(node, Node::up),
+            ["cut", one, other] => self.between(one, other, Relay::refuse),
+            ["heal", one, other] => self.between(one, other, Relay::admit),
+            _ => false,
+        }
+    }
+
+    fn with(&mut self, name: &str, action: impl FnOnce(&mut Node)) -> bool {
+        let found = index(name).and_then(|at| self.nodes.get_mut(at));
+        found.map(|(node, _)| action(node)).is_some()
+    }
+
+    /// Whichever of two nodes has dialled the other, its datagrams go through the other's relay.
+    fn between(&self, one: &str, other: &str, action: impl Fn(&Relay, u16)) -> bool {
+        let find = |name| index(name).and_then(|at| self.nodes.get(at));
+        let (Some((one, of_one)), Some((other, of_other))) = (find(one), find(other)) else { return false };
+        action(of_one, other.mesh_port());
+        action(of_other, one.mesh_port());
+        true
+    }
+}
+
+fn index(name: &str) -> Option<usize> {
+    match name.as_bytes() {
+        [letter @ b'a'..=b'z'] => Some(usize::from(letter - b'a')),
+        _ => None,
+    }
+}
+
+/// Returns how many other nodes this one is linked to.
+pub(crate) fn peers_up(node: &Node) -> usize {
+    let peers = node.ask_json("peers");
+    peers.as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == "up").count())
+}
