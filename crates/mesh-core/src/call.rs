@@ -244,7 +244,7 @@ impl Node {
             return self.send_from(id.0, link, message);
         };
         if subscribe {
-            return self.subscription_arrived(callee, node, link, id, from.clone(), method, arguments);
+            return self.subscription_arrived(callee, node, id, from.clone(), method, arguments);
         }
         let traced = trace.filter(|trace| trace.sampled).map(|trace| {
             let name = self.sessions[&callee].methods[&method].name.clone();

@@ -609,6 +609,9 @@ impl Node {
     }
 
     fn destroy(&mut self, key: &ContextKey, cause: &Cause) {
+        if *cause != Cause::Destroyed && !self.is_local(key) {
+            self.tell_why(&key.header(), cause);
+        }
         self.write_context(key, withdrawal(key));
         self.forget_context(key, cause);
     }
@@ -706,7 +709,10 @@ impl Node {
         for (key, touched) in touched {
             match (self.header(&key), self.contexts.contains_key(&key)) {
                 (None, false) => {}
-                (None, true) => self.forget_context(&key, &Cause::Destroyed),
+                (None, true) => {
+                    let why = self.why(&key.header()).unwrap_or(Cause::Destroyed);
+                    self.forget_context(&key, &why);
+                }
                 (Some(_), false) => {
                     self.know_context(&key);
                     if let Some(context) = self.contexts.get_mut(&key) {

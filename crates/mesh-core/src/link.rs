@@ -60,6 +60,9 @@ pub(crate) struct Link {
     held_since: Tick,
 }
 
+/// Reasons that are kept until what they are about is withdrawn.
+const WHYS_MAX: usize = 1_024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Opening,
@@ -212,12 +215,8 @@ impl Node {
             hash: self.replica.hash(),
         };
         self.emit(Output::Link { link, lane: Lane::Control, message });
-        let ids = self.held_towards(peer);
-        self.emit(Output::Link {
-            link,
-            lane: Lane::Control,
-            message: LinkMessage::SubscriptionsHeld { ids },
-        });
+        self.end_interests_of_node(peer);
+        self.subscribe_again(peer, link);
         self.notice(Notice::NodeUp { node: peer, name });
         if let Some(known) = self.links.get_mut(&link) {
             known.held_since = self.now.tick;
@@ -266,6 +265,7 @@ impl Node {
             LinkMessage::Batch { domain, entries, end, reset } => {
                 self.batch_part(link, domain, entries, end, reset)
             }
+            LinkMessage::Why { key, cause } => self.note_why(peer, key, cause),
             LinkMessage::Digest { domain, vector, hash } => {
                 if domain == self.settings.domain {
                     // A node that has nothing to send says only here what it has covered since.
@@ -293,7 +293,6 @@ impl Node {
             }
             LinkMessage::SubscriptionEnd { id, cause } => self.remote_subscription_ended(peer, id, cause),
             LinkMessage::Unsubscribe { id, cause } => self.unsubscribed(peer, id, &cause),
-            LinkMessage::SubscriptionsHeld { ids } => self.subscriptions_held(peer, &ids),
             LinkMessage::Publish {
                 user,
                 service,
@@ -312,7 +311,8 @@ impl Node {
                 let from = Party { user: &user, service, identity, restriction };
                 self.deliver(from, true, &topic, routing_key.as_ref(), target.as_ref(), &data);
             }
-            LinkMessage::Hello { .. }
+            LinkMessage::Why { .. }
+            | LinkMessage::Hello { .. }
             | LinkMessage::Welcome { .. }
             | LinkMessage::Reject { .. }
             | LinkMessage::Ping { .. }
@@ -342,6 +342,31 @@ impl Node {
     }
 
     // --- Replication.
+
+    /// Tells the other nodes why an entry that is withdrawn now is; before the withdrawal itself, in the
+    /// same lane.
+    pub(crate) fn tell_why(&mut self, key: &Bytes, cause: &Cause) {
+        let links: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.state == State::Up).map(|(id, _)| *id).collect();
+        for link in links {
+            let message = LinkMessage::Why { key: key.clone(), cause: cause.clone() };
+            self.emit(Output::Link { link, lane: Lane::Replication, message });
+        }
+    }
+
+    /// Notes why a neighbour is about to withdraw an entry. Without a note the usual reason is given.
+    fn note_why(&mut self, peer: NodeId, key: Bytes, cause: Cause) {
+        let foreign = key::owner(&key).is_some_and(|owner| owner != peer);
+        if !foreign && self.whys.len() < WHYS_MAX {
+            self.whys.insert((peer, key), cause);
+        }
+    }
+
+    /// Returns why an entry was withdrawn, if its node or any neighbour has said so.
+    pub(crate) fn why(&mut self, key: &Bytes) -> Option<Cause> {
+        let noted = self.whys.keys().find(|(_, known)| known == key).cloned()?;
+        self.whys.remove(&noted)
+    }
 
     fn domain_opened(&mut self, link: LinkId, domain: DomainId, vector: VersionVector, hash: u64) {
         if domain != self.settings.domain {
@@ -697,6 +722,8 @@ impl Node {
         let name = node.name.clone();
         self.end_calls_over(link, &name);
         self.end_requests_over(link, &name);
+        self.end_interests_of_node(peer);
+        self.whys.retain(|(node, _), _| *node != peer);
         self.hide_node(peer, &Cause::Unreachable);
         self.notice(Notice::NodeDown { node: peer, name, reason: reason.clone() });
     }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use mesh_model::link::LinkMessage;
 use mesh_model::{
-    CallId, Command, DomainId, Dot, Event, Hlc, Incarnation, Json, Lane, Limits, LinkId, NodeId, Now, Origin,
-    Reason, Request, SESSION_LANES, SessionId, Stamp, Text, Tick,
+    CallId, Cause, Command, DomainId, Dot, Event, Hlc, Incarnation, Json, Lane, Limits, LinkId, NodeId, Now,
+    Origin, Reason, Request, SESSION_LANES, SessionId, Stamp, Text, Tick,
 };
 
 use crate::bus::Bus;
@@ -121,6 +122,8 @@ pub struct Node {
     /// Which subscriptions a branch of another node feeds.
     pub(crate) remote_branches: BTreeMap<(NodeId, u64), BTreeSet<CallId>>,
 
+    /// Why entries are about to be withdrawn, as the node that does it says.
+    pub(crate) whys: BTreeMap<(NodeId, Bytes), Cause>,
     pub(crate) contexts: BTreeMap<ContextKey, SharedContext>,
     pub(crate) context_ids: BTreeMap<Text, ContextKey>,
     pub(crate) departures: Departures,
@@ -163,6 +166,7 @@ impl Node {
             branches: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             remote_branches: BTreeMap::new(),
+            whys: BTreeMap::new(),
             contexts: BTreeMap::new(),
             context_ids: BTreeMap::new(),
             departures: Departures::default(),

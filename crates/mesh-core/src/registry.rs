@@ -359,8 +359,9 @@ impl Node {
                 return;
             }
             self.end_subscriptions_to(instance, None);
+            let why = self.why(&key::instance(node, instance)).unwrap_or(Cause::Disconnected);
             if shown {
-                self.withdraw_row(instance, &Cause::Disconnected);
+                self.withdraw_row(instance, &why);
             }
             if self.remote.remove(instance).is_some()
                 && let Some(known) = self.nodes.get_mut(&node)

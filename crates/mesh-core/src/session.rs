@@ -305,6 +305,11 @@ impl Node {
         let Some(own) = self.sessions.get_mut(&session) else { return };
         let (instance, identity) = (own.instance.clone(), own.identity.clone());
         let methods = std::mem::take(&mut own.methods);
+        if let Cause::Left(words) = cause
+            && *words != Words::default()
+        {
+            self.tell_why(&key::instance(self.settings.node, &instance), cause);
+        }
         self.publish_instance(session);
         for other in neighbours {
             self.tell_removed(other, &instance, &identity, &methods);

@@ -2,8 +2,11 @@
 //!
 //! At the provider's node each subscription is an [`Interest`]. A provider binds it to a *branch*; data
 //! of a branch goes once to each subscribing session here and once to each node that has subscribers,
-//! which fans out to its own. While a node cannot be reached, subscriptions over it are parked on both
-//! sides; they end only when it is gone for good, since clients take a cancelled one as final.
+//! which fans out to its own.
+//!
+//! When a node cannot be reached, providers are told at once that its subscribers are gone. Subscribers
+//! are not told of their provider: clients take a cancelled subscription as final. Their node asks for
+//! the subscription again when the provider's is back, and ends it only when that is gone for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,16 +32,8 @@ pub(crate) struct Interest {
 
 #[derive(Clone, Debug)]
 enum Subscriber {
-    Local {
-        session: SessionId,
-        request: Request,
-    },
-    /// `link` is the one the request came by.
-    Remote {
-        node: NodeId,
-        link: LinkId,
-        id: CallId,
-    },
+    Local { session: SessionId, request: Request },
+    Remote { node: NodeId, id: CallId },
 }
 
 /// A branch of a provider's streams.
@@ -62,8 +57,14 @@ pub(crate) struct RemoteSubscription {
     /// The provider, and which of its streams.
     server: Text,
     method: Json,
+    /// What it was asked for with; `None` if that is too large to be kept.
+    arguments: Option<Arguments>,
     branch: Option<u64>,
 }
+
+/// Largest arguments with which a subscription is asked for again, in bytes. With larger ones it ends
+/// with the link.
+const ARGUMENTS_KEPT_MAX: usize = 64 << 10;
 
 impl Node {
     pub(crate) fn subscribe(
@@ -96,6 +97,7 @@ impl Node {
             Target::Remote { node, link, .. } => {
                 let id = CallId(self.next_number());
                 let (server_id, method_id) = (server.detached(), method.detached());
+                let kept = (arguments.len() <= ARGUMENTS_KEPT_MAX).then(|| arguments.detached());
                 let subscription = RemoteSubscription {
                     session,
                     request: Some(request),
@@ -103,6 +105,7 @@ impl Node {
                     link,
                     server: server_id,
                     method: method_id,
+                    arguments: kept,
                     branch: None,
                 };
                 self.subscriptions.insert(id, subscription);
@@ -118,13 +121,12 @@ impl Node {
         &mut self,
         provider: SessionId,
         node: NodeId,
-        link: LinkId,
         id: CallId,
         caller: Text,
         method: Json,
         arguments: Arguments,
     ) {
-        self.ask_provider(provider, caller, method, arguments, Subscriber::Remote { node, link, id });
+        self.ask_provider(provider, caller, method, arguments, Subscriber::Remote { node, id });
     }
 
     fn ask_provider(
@@ -425,13 +427,7 @@ impl Node {
     fn close_subscription(&mut self, id: CallId) -> Option<RemoteSubscription> {
         let subscription = self.subscriptions.remove(&id)?;
         if let Some(branch) = subscription.branch {
-            let key = (subscription.node, branch);
-            if let Some(fed) = self.remote_branches.get_mut(&key) {
-                fed.remove(&id);
-                if fed.is_empty() {
-                    self.remote_branches.remove(&key);
-                }
-            }
+            self.unfeed(subscription.node, branch, id);
         }
         if let Some(own) = self.sessions.get_mut(&subscription.session) {
             own.subscribed.remove(&id.0);
@@ -443,15 +439,11 @@ impl Node {
 
     pub(crate) fn subscription_accepted(&mut self, node: NodeId, id: CallId, branch: u64) {
         let Some(subscription) = self.subscriptions.get_mut(&id).filter(|s| s.node == node) else { return };
-        if let Some(old) = subscription.branch.replace(branch)
-            && let Some(fed) = self.remote_branches.get_mut(&(node, old))
-        {
-            fed.remove(&id);
-            if fed.is_empty() {
-                self.remote_branches.remove(&(node, old));
-            }
-        }
+        let old = subscription.branch.replace(branch);
         let (session, request) = (subscription.session, subscription.request.take());
+        if let Some(old) = old {
+            self.unfeed(node, old, id);
+        }
         self.remote_branches.entry((node, branch)).or_default().insert(id);
         if let Some(request) = request {
             self.tell(session, Event::Subscribed { request, subscription: id.0 });
@@ -576,54 +568,36 @@ impl Node {
         }
     }
 
-    /// After a flap: ends what the other side has given up meanwhile, and tells it what this side has.
-    ///
-    /// What came over the present link is not concerned: it may have overtaken this message. For the
-    /// others the branch is said again, since an acceptance may have been lost with the old link.
-    pub(crate) fn subscriptions_held(&mut self, node: NodeId, ids: &[CallId]) {
-        let held: BTreeSet<CallId> = ids.iter().copied().collect();
-        let Some(present) = self.link_to(node) else { return };
-        let given_up = self.interests_of_node_where(Some(node), |interest| match interest.subscriber {
-            Subscriber::Remote { link, id, .. } => link != present && !held.contains(&id),
-            Subscriber::Local { .. } => false,
-        });
-        for subscription in given_up {
-            if let Some((interest, method)) = self.close_interest(subscription) {
-                let caller = interest.caller;
-                self.tell(
-                    interest.provider,
-                    Event::SubscriberGone { subscription, method, caller, cause: Cause::Lost },
-                );
-            }
-        }
-        let known: BTreeMap<CallId, (SessionId, Option<u64>)> = self
-            .interests
-            .values()
-            .filter_map(|interest| match interest.subscriber {
-                Subscriber::Remote { node: of, id, .. } if of == node => {
-                    let branch = interest.branch.clone().map(|branch| (interest.provider, branch));
-                    let number = branch.and_then(|key| self.branches.get(&key)).map(|bound| bound.number);
-                    Some((id, (interest.provider, number)))
-                }
-                Subscriber::Remote { .. } | Subscriber::Local { .. } => None,
-            })
-            .collect();
+    /// The link to a node is new: what apps here had subscribed to over there is asked for again.
+    pub(crate) fn subscribe_again(&mut self, node: NodeId, link: LinkId) {
+        let held = self.subscriptions.iter().filter(|(_, s)| s.node == node && s.request.is_none());
+        let held: Vec<CallId> = held.map(|(id, _)| *id).collect();
         for id in held {
-            match known.get(&id) {
-                Some((provider, Some(branch))) => {
-                    let message = LinkMessage::SubscriptionAccepted { id, branch: *branch };
-                    self.send_from(provider.0, present, message);
+            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            subscription.link = link;
+            let branch = subscription.branch.take();
+            let (session, server) = (subscription.session, subscription.server.clone());
+            let (method, arguments) = (subscription.method.clone(), subscription.arguments.clone());
+            if let Some(branch) = branch {
+                self.unfeed(node, branch, id);
+            }
+            match arguments {
+                Some(arguments) => {
+                    self.send_call(session, link, id, true, &server, method, arguments, None);
                 }
-                Some((_, None)) => {}
-                None => self.send_from(0, present, LinkMessage::SubscriptionEnd { id, cause: Cause::Lost }),
+                None => self.remote_subscription_ended(node, id, Cause::Lost),
             }
         }
     }
 
-    /// Returns the accepted subscriptions towards a node's providers.
-    pub(crate) fn held_towards(&self, node: NodeId) -> Vec<CallId> {
-        let held = self.subscriptions.iter().filter(|(_, s)| s.node == node && s.request.is_none());
-        held.map(|(id, _)| *id).collect()
+    /// Takes a subscription off a branch of another node.
+    fn unfeed(&mut self, node: NodeId, branch: u64, id: CallId) {
+        if let Some(fed) = self.remote_branches.get_mut(&(node, branch)) {
+            fed.remove(&id);
+            if fed.is_empty() {
+                self.remote_branches.remove(&(node, branch));
+            }
+        }
     }
 
     /// A link broke: requests for subscriptions that went over it will get no answer.
@@ -643,13 +617,13 @@ impl Node {
             let outcome = Outcome::Failed(CallFailure::UnknownOutcome { node: node_name.clone() });
             self.tell(session, Event::CallEnded { request, outcome });
         }
-        // The other side of the same: what was asked of this node's providers and not yet accepted.
-        let peer = self.links.get(&link).map(|link| link.peer);
-        let pending: Vec<u64> = self.interests_of_node_where(peer, |interest| interest.branch.is_none());
-        for subscription in pending {
+    }
+
+    /// A node cannot be reached: its subscribers are gone. It asks again for those that are still there.
+    pub(crate) fn end_interests_of_node(&mut self, node: NodeId) {
+        for subscription in self.interests_of_node(node, |_| true) {
             if let Some((interest, method)) = self.close_interest(subscription) {
-                let caller = interest.caller;
-                let cause = Cause::Unreachable;
+                let (caller, cause) = (interest.caller, Cause::Unreachable);
                 self.tell(interest.provider, Event::SubscriberGone { subscription, method, caller, cause });
             }
         }
@@ -662,26 +636,14 @@ impl Node {
         for id in ours {
             self.remote_subscription_ended(node, id, Cause::Lost);
         }
-        for subscription in self.interests_of_node(node, |_| true) {
-            if let Some((interest, method)) = self.close_interest(subscription) {
-                let caller = interest.caller;
-                self.tell(
-                    interest.provider,
-                    Event::SubscriberGone { subscription, method, caller, cause: Cause::Lost },
-                );
-            }
-        }
+        self.end_interests_of_node(node);
     }
 
     fn interests_of_node(&self, node: NodeId, wanted: impl Fn(CallId) -> bool) -> Vec<u64> {
-        self.interests_of_node_where(Some(node), |interest| match interest.subscriber {
-            Subscriber::Remote { id, .. } => wanted(id),
+        let of_node = |interest: &Interest| match interest.subscriber {
+            Subscriber::Remote { node: of, id, .. } => of == node && wanted(id),
             Subscriber::Local { .. } => false,
-        })
-    }
-
-    fn interests_of_node_where(&self, node: Option<NodeId>, wanted: impl Fn(&Interest) -> bool) -> Vec<u64> {
-        let of_node = |interest: &Interest| matches!(interest.subscriber, Subscriber::Remote { node: of, .. } if Some(of) == node);
-        self.interests.iter().filter(|(_, i)| of_node(i) && wanted(i)).map(|(number, _)| *number).collect()
+        };
+        self.interests.iter().filter(|(_, interest)| of_node(interest)).map(|(number, _)| *number).collect()
     }
 }

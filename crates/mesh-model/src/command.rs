@@ -32,6 +32,18 @@ impl Arguments {
         [&self.positional, &self.named, &self.flags, &self.context].into_iter().flatten().map(Json::len).sum()
     }
 
+    /// Returns the same in memory of its own, so that nothing larger is kept alive.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let own = |part: &Option<Json>| part.as_ref().map(Json::detached);
+        Self {
+            positional: own(&self.positional),
+            named: own(&self.named),
+            flags: own(&self.flags),
+            context: own(&self.context),
+        }
+    }
+
     /// Returns whether no part is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -91,8 +91,9 @@ pub enum LinkMessage {
     SubscriptionEnd { id: CallId, cause: Cause },
     /// The subscriber's side gave it up.
     Unsubscribe { id: CallId, cause: Cause },
-    /// After a link flap: the subscriptions this node still holds as subscriber towards the receiver.
-    SubscriptionsHeld { ids: Vec<CallId> },
+
+    /// Why the entry of this key is withdrawn in the next batch, if not for the usual reason.
+    Why { key: bytes::Bytes, cause: Cause },
 
     /// A publication for the receiver's subscribers.
     Publish {
@@ -148,7 +149,6 @@ impl LinkMessage {
             | Self::PrivateData { .. }
             | Self::SubscriptionEnd { .. }
             | Self::Unsubscribe { .. }
-            | Self::SubscriptionsHeld { .. }
             | Self::Publish { .. } => true,
             Self::Hello { .. }
             | Self::Welcome { .. }
@@ -158,6 +158,7 @@ impl LinkMessage {
             | Self::Goaway { .. }
             | Self::DomainOpen { .. }
             | Self::Batch { .. }
+            | Self::Why { .. }
             | Self::Digest { .. } => false,
         }
     }

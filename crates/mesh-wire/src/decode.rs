@@ -161,9 +161,9 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             let fields = fields()?;
             LinkMessage::Unsubscribe { id: fields.must(b'i', Reader::call)?, cause: cause(&fields)? }
         }
-        message::SUBS_HELD => {
-            let ids = fields()?.or_default(b'i', |reader| reader.list(Reader::call))?;
-            LinkMessage::SubscriptionsHeld { ids }
+        message::WHY => {
+            let fields = fields()?;
+            LinkMessage::Why { key: fields.must(b'k', Reader::bin)?, cause: cause(&fields)? }
         }
         message::PUB => {
             let fields = fields()?;

@@ -135,15 +135,10 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.uint(b'i', id.0);
             out.cause(cause);
         }
-        LinkMessage::SubscriptionsHeld { ids } => {
-            out = with(message::SUBS_HELD, ids.len() * 5);
-            if !ids.is_empty() {
-                let buffer = out.key(b'i');
-                array(buffer, ids.len());
-                for id in ids {
-                    uint(buffer, id.0);
-                }
-            }
+        LinkMessage::Why { key, cause } => {
+            out = with(message::WHY, key.len());
+            out.bin(b'k', key);
+            out.cause(cause);
         }
         LinkMessage::Publish {
             domain,

@@ -40,6 +40,8 @@ pub const DOMAIN_OPEN: u64 = 0x20;
 /// Origins are `[node, incarnation]`; entries are `[bin key, index of origin, seq, hlc, bin value or
 /// nil]`. The batch ends with the part that has a `v`, even an empty one.
 pub const BATCH: u64 = 0x29;
+/// `k` key, `c` cause, and what the [`cause`] says.
+pub const WHY: u64 = 0x2b;
 /// `d` domain, `h` hash, \[`v` vector\].
 pub const DIGEST: u64 = 0x2c;
 
@@ -58,11 +60,9 @@ pub const SUB_END: u64 = 0x54;
 pub const PRIVATE_DATA: u64 = 0x55;
 /// As [`SUB_END`], the other way.
 pub const UNSUB: u64 = 0x56;
-/// \[`i` array of calls\].
-pub const SUBS_HELD: u64 = 0x57;
 
-/// `d` domain, `t` text: topic, `p` json: publisher, `b` json: data, \[`u` text: user, `r` text: routing
-/// key, `f` json: target, `a` after\].
+/// `d` domain, `t` text: topic, `p` json: publisher, `b` json: data, \[`u` text: user, `s` 1: from a
+/// service, `c` text: restriction, `r` text: routing key, `f` json: target, `a` after\].
 pub const PUB: u64 = 0x60;
 
 /// Field `o` of a [`CALL_END`].

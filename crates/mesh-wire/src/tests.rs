@@ -176,8 +176,6 @@ fn examples() -> Vec<LinkMessage> {
             snapshot: Some(json("false")),
             after: 1,
         },
-        LinkMessage::SubscriptionsHeld { ids: vec![] },
-        LinkMessage::SubscriptionsHeld { ids: (0..400).map(CallId).collect() },
         LinkMessage::Publish {
             domain: DOMAIN,
             user: Some("u".into()),
@@ -208,6 +206,7 @@ fn examples() -> Vec<LinkMessage> {
         outcome: Outcome::Failed(failure),
         after: 1,
     }));
+    all.extend(causes.iter().map(|cause| LinkMessage::Why { key: "I\u{1}".into(), cause: cause.clone() }));
     all.extend(causes.iter().map(|cause| LinkMessage::Unsubscribe { id: CallId(3), cause: cause.clone() }));
     all.extend(causes.map(|cause| LinkMessage::SubscriptionEnd { id: CallId(3), cause }));
     all
@@ -357,7 +356,8 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
         }),
         (call(), cause()).prop_map(|(id, cause)| LinkMessage::SubscriptionEnd { id, cause }),
         (call(), cause()).prop_map(|(id, cause)| LinkMessage::Unsubscribe { id, cause }),
-        vec(call(), 0..400).prop_map(|ids| LinkMessage::SubscriptionsHeld { ids }),
+        (vec(any::<u8>(), 0..40), cause())
+            .prop_map(|(key, cause)| LinkMessage::Why { key: key.into(), cause }),
         (
             (domain(), option::of(text()), any::<bool>(), option::of(text())),
             (text(), option::of(text()), maybe(), json(), json(), number()),
@@ -509,10 +509,13 @@ fn what_is_wrong_is_refused() {
     check(b"\x92\x04\x81\xa1n\x01", WireError::Missing { field: 's' });
     check(b"\x92\x04\x82\xa1n\xff\xa1s\x01", WireError::OutOfRange { at: 6 });
     check(b"\x92\x03\x81\xa1c\xce\0\x01\0\0", WireError::OutOfRange { at: 10 });
-    check(b"\x92\x57\x81\xa1i\x91\xc3", WireError::Unexpected { at: 6 });
+    check(b"\x92\x55\x81\xa1i\xc3", WireError::Unexpected { at: 5 });
     check(b"\x92\x2c\x82\xa1d\xc4\x02ab\xa1h\x01", WireError::OutOfRange { at: 9 });
     // A claim of four billion elements costs nothing.
-    check(b"\x92\x57\x81\xa1i\xdd\xff\xff\xff\xff\x01", WireError::End);
+    check(
+        b"\x92\x29\x82\xa1d\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xa1e\xdd\xff\xff\xff\xff\x01",
+        WireError::End,
+    );
     check(b"\x92\x04\x81\xa1n\xc6\xff\xff\xff\xff", WireError::End);
     check(b"\x92\x04\x81\xa1n\xc9\xff\xff\xff\xff\x01", WireError::End);
 

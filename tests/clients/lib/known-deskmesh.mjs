@@ -5,8 +5,6 @@
 
 /** Scenarios of `run.mjs`. */
 const scenarios = {
-  'restart: B-ST-7 a stream from a goes on at b':
-    'a subscriber whose node falls silent is kept for 30 s, in case it was only the link; its provider is told after that, or when the node is back',
   'methods: B-ME-10 a result that is too large is refused by name':
     'a message above message_bytes_max ends the connection that sent it, with the WebSocket code 1009',
 };
@@ -20,8 +18,6 @@ const checks = {
 /** Checks that fail on two nodes only. */
 const checksOnTwo = {
   C02: 'a context that has come from another node within the last second is merged with, not kept: its creator cannot have known of it',
-  A11: 'the reason of a leave stays on its node; others hear the usual one',
-  C24: 'the reason of a destroyed context stays on its node; others hear the usual one',
 };
 
 /** Returns why a scenario may fail. */

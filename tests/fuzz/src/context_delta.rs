@@ -70,6 +70,7 @@ pub fn context_delta(data: &[u8]) {
                 identity: Json::from_static("{}"),
                 user: Some("joe".into()),
                 login: None,
+                service: false,
             });
         }
     }
@@ -198,6 +199,7 @@ impl World {
             name: "c".into(),
             data,
             lifetime: Lifetime::Retained,
+            permissions: mesh_model::Permissions::default(),
         });
         let answer = self.answers.remove(&(node, number));
         assert!(

@@ -161,7 +161,7 @@ impl World {
             self.owners.remove(&session);
             self.open.remove(&session);
             self.numbers.remove(&session);
-            self.mesh.input(node, Input::SessionClosed { session });
+            self.mesh.input(node, Input::SessionClosed { session, heard: None });
         }
     }
 
@@ -226,7 +226,7 @@ impl World {
         known.sessions.insert(session, None);
         known.connection.will_attach(session, Some("token".into()));
         self.owners.insert(session, client);
-        let command = Command::Attach { request, identity, user: Some(user.into()), login };
+        let command = Command::Attach { request, identity, user: Some(user.into()), login, service: false };
         self.expect(client, session, &command);
         let node = self.clients[client].node;
         self.mesh.input(node, Input::Session { session, command });
@@ -326,7 +326,8 @@ impl World {
     fn check_frame(&self, client: usize, session: Option<SessionId>, frame: &Bytes) {
         let text = std::str::from_utf8(frame).expect("a frame is text");
         assert!(serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(), "not one JSON value: {text}");
-        let members = mesh_model::json::members(frame).expect("one JSON object");
+        let members = mesh_model::json::members(frame, mesh_model::limits::JsonLimits::WIDEST)
+            .expect("one JSON object");
         let names: BTreeSet<_> = members.iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), members.len(), "a member twice: {text}");
         let member = |name: &str| {
@@ -361,7 +362,7 @@ impl World {
                 let node = self.clients[client].node;
                 self.clients[client].sessions.remove(session);
                 self.open.remove(session);
-                self.mesh.input(node, Input::SessionClosed { session: *session });
+                self.mesh.input(node, Input::SessionClosed { session: *session, heard: None });
                 self.mesh.settle();
                 self.listen();
             }
@@ -408,6 +409,7 @@ impl World {
             identity: Json::from_static("{}"),
             user: Some(user.into()),
             login: None,
+            service: false,
         };
         self.mesh.input(0, Input::Session { session, command });
         let told: Vec<_> = self.mesh.told.drain(..).collect();
@@ -423,7 +425,7 @@ impl World {
                 );
             }
         }
-        self.mesh.input(0, Input::SessionClosed { session });
+        self.mesh.input(0, Input::SessionClosed { session, heard: None });
         self.mesh.settle();
     }
 

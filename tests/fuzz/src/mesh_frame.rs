@@ -63,9 +63,12 @@ impl World {
             let ask = |world: &mut Self, command| world.input(Input::Session { session, command });
             let request = || Request { id: Json::from_static("1"), face: 0 };
             let identity = Json::from_static("{}");
-            ask(&mut world, Command::Attach { request: request(), identity, user, login: None });
-            ask(&mut world, Command::Join { request: request(), area: Area::Interop });
-            ask(&mut world, Command::Join { request: request(), area: Area::Bus });
+            ask(
+                &mut world,
+                Command::Attach { request: request(), identity, user, login: None, service: session.0 == 2 },
+            );
+            ask(&mut world, Command::Join { request: request(), area: Area::Interop, restrictions: None });
+            ask(&mut world, Command::Join { request: request(), area: Area::Bus, restrictions: None });
             let methods = vec![Json::from_static("{\"id\":1,\"name\":\"m\"}")];
             ask(&mut world, Command::Register { request: request(), methods });
             ask(
@@ -73,8 +76,13 @@ impl World {
                 Command::BusSubscribe { request: request(), pattern: "t>".into(), routing_key: None },
             );
             for (name, lifetime) in [("c", Lifetime::Retained), ("d", Lifetime::RefCounted)] {
-                let command =
-                    Command::CreateContext { request: request(), name: name.into(), data: None, lifetime };
+                let command = Command::CreateContext {
+                    request: request(),
+                    name: name.into(),
+                    data: None,
+                    lifetime,
+                    permissions: mesh_model::Permissions::default(),
+                };
                 ask(&mut world, command);
             }
         }
@@ -264,7 +272,7 @@ impl World {
             self.input(Input::LinkClosed { link, reason: "over".into() });
         }
         for session in [1, 2] {
-            self.input(Input::SessionClosed { session: SessionId(session) });
+            self.input(Input::SessionClosed { session: SessionId(session), heard: None });
         }
         for _ in 0..3 {
             self.wait_ms(5_000);
@@ -396,12 +404,11 @@ impl World {
             },
             20 => LinkMessage::SubscriptionEnd { id, cause: any_cause(choices) },
             21 => LinkMessage::Unsubscribe { id, cause: any_cause(choices) },
-            22 => LinkMessage::SubscriptionsHeld {
-                ids: (0..choices.below(5)).map(|_| CallId(number(choices))).collect(),
-            },
             _ => LinkMessage::Publish {
                 domain: domain(choices),
                 user: choices.once_in(2).then(|| "joe".into()),
+                service: choices.once_in(4),
+                restriction: choices.once_in(4).then(|| choices.pick(&["$a == #b", "(((", "'x'"]).into()),
                 topic: choices.pick(&["t", "tt", "", "t*>"]).into(),
                 routing_key: choices.once_in(3).then(|| "k".into()),
                 target: some(choices),

@@ -1,8 +1,8 @@
 //! One conversation per pattern, between two or three nodes.
 
 use mesh_model::{
-    Answer, Area, CallFailure, Cause, Command, Event, Json, Lifetime, LinkMessage, Outcome, Reason, Text,
-    Words,
+    Answer, Area, Arguments, CallFailure, Cause, Command, Event, Json, Lifetime, LinkMessage, Outcome,
+    Reason, Text, Words,
 };
 
 use super::mesh::{App, Mesh, json};
@@ -229,9 +229,13 @@ fn subscriptions_outlive_a_flap_and_die_with_the_node() {
     mesh.events_of(one);
     let push = |text| Command::Push { branch: json("1"), data: json(text), sequence: None, snapshot: None };
     mesh.cut(0, 1);
+    assert_eq!(mesh.take(two, story), ["subscriber gone", "removed"], "the provider need not wait");
     mesh.send(two, push("1"));
     mesh.wait_ms(5_000);
     mesh.link(0, 1);
+    let again = mesh.take(two, wanted)[0];
+    assert_ne!(again, subscription);
+    mesh.send(two, Command::Accept { subscription: again, branch: json("1") });
     mesh.send(two, push("2"));
     assert_eq!(mesh.take(one, story), ["methods gone", "removed", "added", "methods", "data"]);
     mesh.restart(1, 2);
@@ -241,32 +245,46 @@ fn subscriptions_outlive_a_flap_and_die_with_the_node() {
 }
 
 #[test]
-fn a_subscription_asked_for_while_the_lists_of_a_new_link_cross_survives() {
-    let (mut mesh, (one, _), (two, instance)) = two();
-    mesh.cut(0, 1);
-    mesh.hold = Some(|message| matches!(message, LinkMessage::SubscriptionsHeld { .. }));
-    mesh.link(0, 1);
-    mesh.events_of(one);
-    mesh.subscribe(one, &instance, "1");
-    let subscription = mesh.take(two, wanted)[0];
-    mesh.release();
+fn a_subscription_is_asked_for_again_as_it_was_and_may_be_refused() {
+    let (mut mesh, (one, one_id), (two, instance)) = two();
+    let subscribe = |request| Command::Subscribe {
+        request,
+        server: instance,
+        method: json("\"1\""),
+        arguments: Arguments { named: Some(json("{\"symbol\":\"VOD\"}")), ..Arguments::default() },
+    };
+    mesh.ask(one, subscribe);
+    let asked = |event: &Event| match event {
+        Event::SubscriptionRequested { subscription, caller, arguments, .. } => {
+            Some((*subscription, caller.clone(), arguments.clone()))
+        }
+        _ => None,
+    };
+    let (subscription, _, arguments) = mesh.take(two, asked).remove(0);
     mesh.send(two, Command::Accept { subscription, branch: json("1") });
-    mesh.send(two, Command::Push { branch: json("1"), data: json("1"), sequence: None, snapshot: None });
-    assert_eq!(mesh.take(one, data), ["1"]);
-}
-
-#[test]
-fn a_branch_that_changed_while_the_link_was_broken_feeds_its_subscribers() {
-    let (mut mesh, (one, _), (two, instance)) = two();
-    mesh.subscribe(one, &instance, "1");
-    let subscription = mesh.take(two, wanted)[0];
-    mesh.send(two, Command::Accept { subscription, branch: json("1") });
+    for branch in ["2", "3"] {
+        mesh.cut(0, 1);
+        mesh.link(0, 1);
+        let (again, caller, same) = mesh.take(two, asked).remove(0);
+        assert_eq!((caller, &same), (one_id.clone(), &arguments));
+        mesh.events_of(one);
+        mesh.send(two, Command::Accept { subscription: again, branch: json(branch) });
+        for (branch, data) in [("1", "1"), (branch, "2")] {
+            let (branch, data) = (json(branch), json(data));
+            mesh.send(two, Command::Push { branch, data, sequence: None, snapshot: None });
+        }
+        assert_eq!(mesh.take(one, data), ["2"], "of the branch that it is bound to now");
+    }
     mesh.cut(0, 1);
-    mesh.send(two, Command::Accept { subscription, branch: json("2") });
     mesh.link(0, 1);
+    let (again, ..) = mesh.take(two, asked).remove(0);
     mesh.events_of(one);
-    mesh.send(two, Command::Push { branch: json("2"), data: json("1"), sequence: None, snapshot: None });
-    assert_eq!(mesh.take(one, data), ["1"]);
+    mesh.ask(two, |request| Command::Fail { request, id: again, words: Words::default(), context: None });
+    assert_eq!(mesh.take(one, story), ["subscription ended"]);
+    // Nothing is left of it on either side.
+    mesh.cut(0, 1);
+    mesh.link(0, 1);
+    assert!(mesh.take(two, asked).is_empty());
 }
 
 #[test]
@@ -537,4 +555,23 @@ fn a_present_value_is_for_subscribers() {
     let mut reset = |app: App| mesh.nodes[0].context_reset(mesh_model::SessionId(app.1), &context[0]);
     assert_eq!(reset(one), Some(json("{\"reset\":{\"a\":1}}")));
     assert_eq!(reset(two), None);
+}
+
+#[test]
+fn the_reason_of_an_end_crosses_nodes() {
+    let (mut mesh, (one, _), (two, _)) = two();
+    let words = Words { uri: Some(json("\"u\"")), reason: Some(json("\"lunch\"")) };
+    let left = words.clone();
+    mesh.ask(two, |request| Command::Leave { request, area: Area::Interop, words: left });
+    let cause = |event: &Event| match event {
+        Event::InstanceRemoved { cause, .. } | Event::ContextDestroyed { cause, .. } => Some(cause.clone()),
+        _ => None,
+    };
+    assert_eq!(mesh.take(one, cause), [Cause::Left(words)]);
+    mesh.create(two, "K", "{}", Lifetime::Ownership);
+    mesh.events_of(one);
+    mesh.input(1, crate::Input::SessionClosed { session: mesh_model::SessionId(two.1), heard: None });
+    mesh.settle();
+    assert_eq!(mesh.take(one, cause), [Cause::OwnerGone]);
+    assert!(mesh.nodes.iter().all(|node| node.whys.is_empty()));
 }
