@@ -1,7 +1,7 @@
 //! Who is connected, on disk: so that the clients of a node that was killed are known again when it is back.
 //!
 //! The file says who had which instance name, a line each. What a client knew of its contexts is not in it,
-//! so all that the new life of the node holds counts as news to those who return. A login adds its line
+//! so all that the others have written counts as news to those who return. A login adds its line
 //! before it is answered; now and then the file is written anew.
 
 use std::collections::BTreeMap;

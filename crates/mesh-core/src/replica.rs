@@ -29,7 +29,7 @@ pub(crate) struct Entry {
     /// `None` is a tombstone: "nothing here as of that stamp".
     pub(crate) value: Option<Bytes>,
     /// When it arrived here, counted.
-    arrival: u64,
+    pub(crate) arrival: u64,
     /// When it arrived here, in wall-clock milliseconds, for the age of tombstones.
     at_wall_ms: u64,
 }
@@ -97,11 +97,11 @@ impl Replica {
         self.next_arrival
     }
 
-    /// Returns whether an entry at, above or below a path arrived when `wanted` says so.
-    pub(crate) fn has_arrivals(&self, path: &[u8], wanted: impl Fn(u64) -> bool) -> bool {
+    /// Returns whether there is an entry at, above or below a path of which `wanted` says so.
+    pub(crate) fn any_around(&self, path: &[u8], wanted: impl Fn(&Entry) -> bool) -> bool {
         let above = ancestors(path).filter(|above| above.len() < path.len());
         let above = above.filter_map(|above| self.get(above));
-        above.chain(self.below(path).map(|(_, entry)| entry)).any(|entry| wanted(entry.arrival))
+        above.chain(self.below(path).map(|(_, entry)| entry)).any(wanted)
     }
 
     /// Returns the newest life known of a node.

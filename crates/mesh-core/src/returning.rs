@@ -23,6 +23,7 @@ use mesh_model::{Cause, Event, Json, Key as Segment, Limits, Request, SessionId,
 use crate::content::{self, Delta};
 use crate::key::{self, ContextKey, UserKey};
 use crate::node::Node;
+use crate::replica::Entry;
 use crate::session::Session;
 
 /// How long a session counts as just returned, at most.
@@ -124,6 +125,8 @@ pub(crate) struct Departed {
     instance: Text,
     /// What arrived at this node from here on is perhaps not known to the client.
     mark: u64,
+    /// Whether it is a former life of this node that knew the session.
+    former_life: bool,
     wrote: Wrote,
     /// What it was shown of its contexts.
     values: BTreeMap<ContextKey, Json>,
@@ -187,6 +190,7 @@ pub(crate) struct Resuming {
     /// When it is back to normal before that, once it has begun to subscribe or to write back.
     quiet_at: Option<Tick>,
     mark: u64,
+    former_life: bool,
     wrote: Wrote,
     /// What it was shown of the contexts it has not subscribed to again.
     values: BTreeMap<ContextKey, Json>,
@@ -262,6 +266,7 @@ impl Node {
         let (user, contexts, mut wrote) = (own.user.clone(), own.contexts.clone(), own.wrote.clone());
         let surely = Tick(heard.0.saturating_sub(CROSSING_MS * 1000));
         let mut mark = self.departures.arrivals.at(surely);
+        let mut former_life = false;
         let shown = |key: ContextKey| {
             let value = self.context_value(&key);
             (key, value)
@@ -270,6 +275,7 @@ impl Node {
         if let Some(resuming) = self.resuming.remove(&session) {
             // It went again before it had caught up: it may know no more than the first time.
             mark = mark.min(resuming.mark);
+            former_life = resuming.former_life;
             values.extend(resuming.values);
             values.extend(resuming.held);
             let newer = std::mem::replace(&mut wrote, resuming.wrote);
@@ -280,6 +286,7 @@ impl Node {
             identity,
             instance: instance.map(|name| name.detached()).unwrap_or_default(),
             mark,
+            former_life,
             wrote,
             bytes: values.values().map(Json::len).sum(),
             values,
@@ -295,7 +302,7 @@ impl Node {
     }
 
     /// Takes over what a former life of this node knew of a session. All that this life holds may be
-    /// unknown to its client.
+    /// unknown to its client, but for what was written here.
     pub(crate) fn remember_session(&mut self, known: Recognition) {
         let left = self.settings.limits.departed_ms_max.saturating_sub(known.away_ms);
         let record = Departed {
@@ -303,6 +310,7 @@ impl Node {
             identity: known.identity,
             instance: known.instance,
             mark: 0,
+            former_life: true,
             wrote: Wrote::default(),
             values: BTreeMap::new(),
             bytes: 0,
@@ -349,6 +357,7 @@ impl Node {
             until: self.now.tick.plus_millis(RESUME_MS),
             quiet_at: None,
             mark: record.mark,
+            former_life: record.former_life,
             wrote: record.wrote,
             values: record.values,
             held: BTreeMap::new(),
@@ -413,7 +422,7 @@ impl Node {
     pub(crate) fn drop_stale(&mut self, session: SessionId, key: &ContextKey, delta: &mut Delta) -> bool {
         let root = key.root();
         let at = |name: &Segment| key::below(&root, &name.0);
-        let by_key = delta.is_by_key(|name| self.store(key).has_arrivals(&at(name), |_| true));
+        let by_key = delta.is_by_key(|name| self.store(key).any_around(&at(name), |_| true));
         if !by_key || !self.is_first_word(session, key) {
             return false;
         }
@@ -438,14 +447,20 @@ impl Node {
 
     /// Returns whether something at, above or below a path of a context may be news to a returned session.
     pub(crate) fn has_news_for(&self, session: SessionId, key: &ContextKey, path: &[u8]) -> bool {
-        self.store(key).has_arrivals(path, |arrival| self.is_news_for(session, arrival))
+        self.store(key).any_around(path, |entry| self.is_news_for(session, entry))
     }
 
-    fn is_news_for(&self, session: SessionId, arrival: u64) -> bool {
+    fn is_news_for(&self, session: SessionId, entry: &Entry) -> bool {
         let (Some(own), Some(resuming)) = (self.sessions.get(&session), self.resuming.get(&session)) else {
             return false;
         };
-        arrival >= resuming.mark && !resuming.wrote.contains(arrival) && !own.wrote.contains(arrival)
+        // What was written on this node before it was started again, its clients were told at once.
+        let origin = entry.stamp.dot.origin;
+        let told = resuming.former_life
+            && origin.node == self.settings.node
+            && origin.incarnation < self.settings.incarnation;
+        let wrote = |arrival| resuming.wrote.contains(arrival) || own.wrote.contains(arrival);
+        entry.arrival >= resuming.mark && !told && !wrote(entry.arrival)
     }
 
     /// Has a session told the present value of a context, but not at once.

@@ -328,7 +328,7 @@ impl World {
                 let (host, session) = (self.apps[app].host, self.apps[app].session);
                 if self.apps[app].life == self.hosts[host].life && !self.apps[app].closed {
                     self.apps[app].closed = true;
-                    self.input(host, Input::SessionClosed { session, heard: None });
+                    self.input(host, Input::SessionClosed { session, heard: Some(self.clock(host).tick) });
                 }
             }
             Happening::Event { app, event } => {

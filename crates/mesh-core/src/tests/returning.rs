@@ -485,6 +485,22 @@ fn a_node_that_starts_again_knows_its_clients_and_lets_them_undo_nothing() {
 }
 
 #[test]
+fn what_was_written_on_a_node_before_it_started_again_is_no_news_to_its_clients() {
+    let mut mesh = Mesh::new(2);
+    let app = login(&mut mesh, 1, WHO);
+    mesh.create(app, "K", r#"{"mine":1,"theirs":1}"#, Lifetime::Retained);
+    restart(&mut mesh, 2);
+    let steady = mesh.app(0, "joe").0;
+    update(&mut mesh, steady, "K", r#"{"commands":[{"type":"set","path":"theirs","value":2}]}"#);
+    mesh.link(0, 1);
+    let back = login(&mut mesh, 1, WHO);
+    let delta =
+        r#"{"commands":[{"type":"set","path":"mine","value":3},{"type":"set","path":"theirs","value":1}]}"#;
+    update(&mut mesh, back, "K", delta);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"mine":3,"theirs":2}"#);
+}
+
+#[test]
 fn what_comes_over_a_link_after_the_client_is_back_is_not_merged_with_its_memory() {
     let mut mesh = Mesh::new(2);
     let steady = mesh.app(0, "joe").0;
