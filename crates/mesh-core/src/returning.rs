@@ -218,7 +218,7 @@ impl Session {
         Some(Recognition {
             user: self.user.user(),
             identity: self.recognised_by.clone()?,
-            instance: self.identity.member("instance")?.as_text()?,
+            instance: self.name.clone(),
             away_ms: 0,
         })
     }
@@ -262,8 +262,8 @@ impl Node {
     pub(crate) fn departing(&mut self, session: SessionId, heard: Tick) -> Option<Departed> {
         let own = self.sessions.get(&session)?;
         let identity = own.recognised_by.clone()?;
-        let instance = own.identity.member("instance").and_then(|name| name.as_text());
-        let (user, contexts, mut wrote) = (own.user.clone(), own.contexts.clone(), own.wrote.clone());
+        let (user, instance) = (own.user.clone(), own.name.clone());
+        let (contexts, mut wrote) = (own.contexts.clone(), own.wrote.clone());
         let surely = Tick(heard.0.saturating_sub(CROSSING_MS * 1000));
         let mut mark = self.departures.arrivals.at(surely);
         let mut former_life = false;
@@ -284,7 +284,7 @@ impl Node {
         Some(Departed {
             user,
             identity,
-            instance: instance.map(|name| name.detached()).unwrap_or_default(),
+            instance,
             mark,
             former_life,
             wrote,

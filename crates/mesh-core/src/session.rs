@@ -51,6 +51,8 @@ pub(crate) struct Session {
     pub(crate) contexts: BTreeSet<ContextKey>,
     /// Its bus subscriptions.
     pub(crate) topics: BTreeSet<u64>,
+    /// The instance name in its identity: not its id, and the same again when its client returns.
+    pub(crate) name: Text,
     /// What its client is known by when it returns.
     pub(crate) recognised_by: Option<Json>,
     /// The writes to contexts that it made last.
@@ -159,6 +161,7 @@ impl Node {
         let text =
             |name: &str| identity.member(name).and_then(|value| value.as_text()).map(|text| text.detached());
         let application = text("application").unwrap_or_default();
+        let name = text("instance").unwrap_or_default();
         let user = user_key;
         self.instances.insert(instance.clone(), session);
         self.by_user.entry(user.clone()).or_default().insert(session);
@@ -187,6 +190,7 @@ impl Node {
             subscribed: BTreeSet::new(),
             contexts: BTreeSet::new(),
             topics: BTreeSet::new(),
+            name,
             recognised_by,
             wrote: Wrote::default(),
             asked: self.now.tick,
