@@ -114,12 +114,12 @@ impl Local {
             let _ = stream.set_nodelay(true);
             let local = self.clone();
             tokio::spawn(async move {
-                let Some(upgraded) = local.clone().connection(stream, remote).await else { return };
-                // A task of its own, for this one is as large as all that HTTP needs.
-                tokio::spawn(async move {
+                // Boxed, because what HTTP needs is much, and not needed for the rest of the connection.
+                if let Some(upgraded) = Box::pin(local.clone().connection(stream, remote)).await {
                     session::run(local, upgraded.stream, upgraded.read, remote).await;
-                    drop((upgraded.place, door));
-                });
+                    drop(upgraded.place);
+                }
+                drop(door);
             });
         }
     }
