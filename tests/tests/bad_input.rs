@@ -245,14 +245,14 @@ fn messages_that_make_no_sense_are_answered() {
 #[test]
 fn frames_that_make_no_sense_end_their_connection() {
     let mut node = node();
-    let big = frame(TEXT, &vec![b' '; MESSAGE_BYTES_MAX + 1]);
+    let big = frame(TEXT, &vec![b' '; 4 * MESSAGE_BYTES_MAX + 1]);
     let fragment = |opcode: u8, len: usize| {
         let mut bytes = frame(opcode, &vec![b' '; len]);
         bytes[0] &= 0x7f;
         bytes
     };
     let fragments =
-        [fragment(TEXT, MESSAGE_BYTES_MAX / 2), fragment(0, MESSAGE_BYTES_MAX / 2), fragment(0, 10)].concat();
+        [fragment(TEXT, 2 * MESSAGE_BYTES_MAX), fragment(0, 2 * MESSAGE_BYTES_MAX), fragment(0, 10)].concat();
     for (what, bytes, code) in [
         ("an unmasked frame", vec![0x81, 2, b'{', b'}'], 1002),
         ("a reserved bit", vec![0xc1, 0x80, 0, 0, 0, 0], 1002),

@@ -90,7 +90,10 @@ fn message_bytes_max_and_warn() {
     for _ in 0..3 {
         peer.send(publish(6_000));
     }
+    // Read to be refused by name; what is much larger is not read at all.
     peer.send(publish(100_000));
+    check_refused(&peer.wait(|message| message["type"] == "error"), "message_bytes_max", 100_000);
+    peer.send(publish(400_000));
     check_closed(&mut peer.frames, 1009, "message_bytes_max", 100_000);
     let log = node.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("message_bytes_warn")).collect();

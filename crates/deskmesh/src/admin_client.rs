@@ -94,6 +94,8 @@ pub struct Status {
     pub stream_events_dropped: u64,
     /// How many spans never reached the trace collector.
     pub spans_dropped: u64,
+    /// How many messages about applications' own metrics were discarded.
+    pub metrics_discarded: u64,
 }
 
 /// One other node.
@@ -397,6 +399,7 @@ impl Status {
             ("contexts", self.contexts.to_string()),
             ("stream lost", self.stream_events_dropped.to_string()),
             ("spans lost", self.spans_dropped.to_string()),
+            ("metrics", format!("{} discarded", self.metrics_discarded)),
         ];
         let mut text = String::new();
         for (name, value) in facts {

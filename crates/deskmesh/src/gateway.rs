@@ -46,6 +46,8 @@ pub(crate) struct Gateway {
     /// When the timer task wants to run, in ticks; it is woken when that is too late.
     timer_at: AtomicU64,
     timer_wake: Notify,
+    /// Messages about applications' own metrics, which are discarded.
+    metrics: AtomicU64,
     identity: Arc<NodeIdentity>,
     tokens: TokenStore,
     pub(crate) telemetry: Telemetry,
@@ -83,6 +85,7 @@ impl Gateway {
             next_session: AtomicU64::new(1),
             timer_at: AtomicU64::new(u64::MAX),
             timer_wake: Notify::new(),
+            metrics: AtomicU64::new(0),
             identity,
             tokens,
             telemetry,
@@ -140,6 +143,16 @@ impl Gateway {
     /// Returns how many events slow applications were not given.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Counts a message about an application's own metrics.
+    pub(crate) fn count_metrics(&self) {
+        self.metrics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many there were.
+    pub(crate) fn metrics(&self) -> u64 {
+        self.metrics.load(Ordering::Relaxed)
     }
 
     /// Looks at the core.

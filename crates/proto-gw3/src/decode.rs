@@ -37,7 +37,9 @@ pub enum Incoming {
     },
     /// Answered by the protocol itself: a frame to be sent behind all that is waiting.
     Reply(Bytes),
-    /// Nothing to do: a ping, telemetry.
+    /// An app's own metrics, which are counted and discarded.
+    Metrics,
+    /// Nothing to do: a ping.
     Nothing,
 }
 
@@ -121,6 +123,42 @@ impl Connection {
             Ok(members) => self.message(&Fields(members)),
             Err(error) => Incoming::Reply(not_an_object(frame, error)),
         }
+    }
+
+    /// Answers a frame that is larger than a node takes: with an error that names the limit, and if it is
+    /// the result of a call, to the caller. What is in it goes no further.
+    pub fn refuse_large(&mut self, frame: &Bytes, bytes_max: usize) -> Incoming {
+        let fields = match members(frame, self.limits) {
+            Ok(members) => Fields(members),
+            Err(error) => return Incoming::Reply(not_an_object(frame, error)),
+        };
+        let reason = format!(
+            "the message of {} bytes is larger than {bytes_max} bytes (limit message_bytes_max)",
+            frame.len()
+        );
+        let kind = fields.text("type").unwrap_or_default();
+        let named = fields.text("domain").unwrap_or(Text::from_static("global"));
+        let (id, peer_id) = (fields.get("request_id"), fields.some("peer_id"));
+        let session = peer_id.as_ref().and_then(Json::as_text).and_then(|id| self.peers.get(&id).copied());
+        let uri = format!("{named}.errors.limits_exceeded");
+        if let ("agm", "yield", Some(session), Some(invocation)) =
+            (&*named, &*kind, session, fields.number("invocation_id"))
+        {
+            let request = Request { id: id.unwrap_or_else(Json::null), face: Domain::Agm.face() };
+            let words = Words { uri: Some(Json::string(&uri)), reason: Some(Json::string(&reason)) };
+            let command = Command::Fail { request, id: invocation, words, context: None };
+            return Incoming::Command { session, command };
+        }
+        let destination = fields.text("destination").filter(|_| matches!(&*kind, "join" | "leave"));
+        let domain = destination.unwrap_or(named);
+        let error = ErrorFrame {
+            domain: Some(&domain),
+            request_id: id.as_ref(),
+            peer_id: peer_id.as_ref(),
+            uri: &uri,
+            reason: &reason,
+        };
+        Incoming::Reply(error.encode())
     }
 
     fn message(&mut self, fields: &Fields) -> Incoming {
@@ -313,7 +351,7 @@ impl Connection {
                 },
                 _ => return Ok(Incoming::Nothing),
             },
-            (Domain::Metrics, _) => return Ok(Incoming::Nothing),
+            (Domain::Metrics, _) => return Ok(Incoming::Metrics),
             (Domain::Activity, "unsubscribe") => return reply_success(),
             (Domain::Activity, _) => {
                 return Err(failure("activities are not supported by this version of deskmesh"));

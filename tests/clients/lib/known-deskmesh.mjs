@@ -5,8 +5,6 @@
 
 /** Scenarios of `run.mjs`. */
 const scenarios = {
-  'methods: B-ME-10 a result that is too large is refused by name':
-    'a message above message_bytes_max ends the connection that sent it, with the WebSocket code 1009',
 };
 
 /** Checks of `conformance.mjs`, by their number or by number and words. */

@@ -206,7 +206,7 @@ impl World {
                 // Peer and domain are those that were given: all else is one JSON object.
                 self.check_frame(client, None, &reply);
             }
-            Incoming::Nothing => check_silent(frame),
+            Incoming::Metrics | Incoming::Nothing => check_silent(frame),
         }
     }
 

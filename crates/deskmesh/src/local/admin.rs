@@ -91,6 +91,7 @@ fn status(local: &Local) -> Status {
         contexts: view.contexts as u64,
         stream_events_dropped: local.gateway.dropped(),
         spans_dropped: local.gateway.telemetry.dropped(),
+        metrics_discarded: local.gateway.metrics(),
     }
 }
 

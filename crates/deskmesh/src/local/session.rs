@@ -32,6 +32,9 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(2);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;
+/// A message of up to so many times the largest one is read, to be refused by name; beyond that the
+/// connection is closed.
+const REFUSED_TIMES: usize = 4;
 /// How long a client that sends waits for one that reads slowly.
 const RELIEF: Duration = Duration::from_millis(250);
 
@@ -70,8 +73,8 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
         .read_buffer_size(4 << 10)
         .write_buffer_size(16 << 10)
         .max_write_buffer_size(limits.session_outbox_bytes_max + (2 * limits.message_bytes_max))
-        .max_message_size(Some(limits.message_bytes_max))
-        .max_frame_size(Some(limits.message_bytes_max));
+        .max_message_size(Some(limits.message_bytes_max.saturating_mul(REFUSED_TIMES)))
+        .max_frame_size(Some(limits.message_bytes_max.saturating_mul(REFUSED_TIMES)));
     let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
     let outbox = Arc::new(Outbox::new(limits));
     let connection = Connection::new(limits.json());
@@ -190,7 +193,10 @@ impl Session {
         match error {
             Error::Capacity(_) => {
                 let max = self.local.config.limits.message_bytes_max;
-                close(1009, format!("a message is larger than {max} bytes (limit message_bytes_max)"))
+                let reason = format!(
+                    "a message is larger than {REFUSED_TIMES} times {max} bytes (limit message_bytes_max)"
+                );
+                close(1009, reason)
             }
             Error::Utf8(_) => close(1007, "a text frame is not UTF-8"),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
@@ -202,7 +208,12 @@ impl Session {
     /// Does what a frame asks for, and returns the outbox of a client that had better be waited for.
     fn frame(&mut self, frame: &Bytes) -> Option<Arc<Outbox>> {
         let gateway = self.local.gateway.clone();
-        match self.connection.decode(frame) {
+        let max = self.local.config.limits.message_bytes_max;
+        let incoming = match frame.len() > max {
+            true => self.connection.refuse_large(frame, max),
+            false => self.connection.decode(frame),
+        };
+        match incoming {
             Incoming::Command { session, command } => {
                 let command = match command {
                     Command::Call { request, server, method, arguments, trace: None } => {
@@ -222,6 +233,7 @@ impl Session {
             Incoming::Reply(frame) => {
                 self.outbox.push(Item::Frame(frame));
             }
+            Incoming::Metrics => gateway.count_metrics(),
             Incoming::Nothing => {}
         }
         None
