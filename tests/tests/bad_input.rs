@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use mesh_tests::raw::{self, BINARY, CLOSE, Frame, Frames, TEXT, frame};
-use mesh_tests::{Node, NodeOptions, elapsed, until};
+use mesh_tests::{Node, NodeOptions, PATIENCE, elapsed, until};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use support::{good_client_works, stranger_dials};
@@ -288,6 +288,20 @@ fn a_close_is_answered() {
     let mut frames = Peer::login(&node).frames;
     frames.send_bytes(&frame(CLOSE, &1000u16.to_be_bytes())).unwrap();
     assert_eq!(frames.end().unwrap().map(|(code, _)| code), Some(1000));
+}
+
+/// Probes come for as long as a node lives; each gives back the place that it took among the connections.
+#[test]
+fn plain_requests_leave_nothing_behind() {
+    let config = "[limits]\nsessions_max = 4\n".to_owned();
+    let node = Node::start(NodeOptions { config, ..NodeOptions::default() });
+    for count in 1..=20 {
+        // The place is given back a moment after the answer.
+        let answered = until(PATIENCE, || {
+            raw::get(node.http_port(), "/health").is_ok_and(|answer| answer.status == 200)
+        });
+        assert!(answered, "request {count} is not answered");
+    }
 }
 
 /// Every message of the protocol with all its fields.

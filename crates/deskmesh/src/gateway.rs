@@ -23,7 +23,8 @@ use mesh_telemetry::sampling::RatioSampler;
 use mesh_telemetry::{SpanRecord, Telemetry, traceparent};
 use tokio::sync::Notify;
 
-use crate::outbox::{CloseWith, Item, Outbox};
+use crate::local::websocket::CloseWith;
+use crate::outbox::{Item, Outbox};
 use crate::remembered::SessionsFile;
 
 /// A running node: the core and everything around it that is shared.

@@ -19,4 +19,5 @@ mod up;
 pub mod who_sees;
 
 pub use demo::run as demo;
+pub use local::websocket;
 pub use up::run as up;

@@ -7,24 +7,20 @@
 mod admin;
 mod admission;
 mod session;
+pub mod websocket;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming as Body;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Method, Request, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use self::websocket::{Answer, Upgraded, text, upgrade};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::reload::Reloader;
@@ -32,8 +28,6 @@ use crate::tokens::ClientTokens;
 
 /// Connections that may be open beside WebSockets: questions, and those that are about to be refused.
 const REQUESTS_MAX: usize = 64;
-/// How long a request's head may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all connections of the local endpoint share.
 pub(crate) struct Local {
@@ -53,16 +47,6 @@ pub(crate) struct Local {
     places: Arc<Semaphore>,
     /// One for each connection that may be accepted: some more, so that it can be told why not.
     doors: Arc<Semaphore>,
-}
-
-type Answer = Response<Full<Bytes>>;
-
-/// A connection that has become a WebSocket.
-struct Upgraded {
-    stream: TcpStream,
-    /// What came behind the request, in memory of its own.
-    read: Vec<u8>,
-    place: OwnedSemaphorePermit,
 }
 
 impl Local {
@@ -117,7 +101,7 @@ impl Local {
                 // Boxed, because what HTTP needs is much, and not needed for the rest of the connection.
                 if let Some(upgraded) = Box::pin(local.clone().connection(stream, remote)).await {
                     session::run(local, upgraded.stream, upgraded.read, remote).await;
-                    drop(upgraded.place);
+                    drop(upgraded.with);
                 }
                 drop(door);
             });
@@ -125,34 +109,17 @@ impl Local {
     }
 
     /// Answers requests until the connection ends or becomes a WebSocket.
-    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) -> Option<Upgraded> {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) -> Option<Upgraded<OwnedSemaphorePermit>> {
         let own = stream.local_addr().ok()?;
-        let (upgraded_tx, upgraded_rx) = tokio::sync::oneshot::channel();
-        let upgraded_tx = std::sync::Mutex::new(Some(upgraded_tx));
-        let local = self.clone();
-        let service = service_fn(|mut request: Request<Body>| {
-            let (answer, place) = local.answer(&request, remote, own);
-            if let Some(place) = place
-                && let Some(tx) = upgraded_tx.lock().ok().and_then(|mut tx| tx.take())
-            {
-                let _ = tx.send((hyper::upgrade::on(&mut request), place));
-            }
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await;
-        if let Err(error) = served {
+        let upgraded = websocket::upgraded(stream, |request| self.answer(request, remote, own)).await;
+        upgraded.unwrap_or_else(|error| {
             tracing::debug!(%remote, %error, "not a request");
-            return None;
-        }
-        let (upgrade, place) = upgraded_rx.await.ok()?;
-        let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-        Some(Upgraded { stream: parts.io.into_inner(), read: parts.read_buf.to_vec(), place })
+            None
+        })
     }
 
     /// Answers a request; with a place for a WebSocket, if it becomes one.
@@ -228,31 +195,4 @@ impl Local {
 
 fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
-fn upgrade(request: &Request<Body>) -> Answer {
-    let headers = request.headers();
-    let version = headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
-    let (Some(key), Some(b"13"), &Method::GET) = (key, version, request.method()) else {
-        let reason = "a WebSocket request needs GET, Sec-WebSocket-Key (16 bytes in Base64) and Sec-WebSocket-Version 13";
-        return text(StatusCode::BAD_REQUEST, reason);
-    };
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let accept = derive_accept_key(key.as_bytes());
-    let headers = answer.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    answer
-}
-
-fn text(status: StatusCode, body: &str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    answer
 }

@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::config::{LimitsConfig, SlowStreamConsumer};
+use crate::local::websocket::CloseWith;
 
 /// One thing to be written, or the end.
 #[derive(Debug)]
@@ -38,13 +39,6 @@ pub(crate) enum Item {
     Mark(SessionId, Text),
     /// Close, and say why.
     Close(CloseWith),
-}
-
-/// A WebSocket close code and a sentence.
-#[derive(Clone, Debug)]
-pub(crate) struct CloseWith {
-    pub(crate) code: u16,
-    pub(crate) reason: String,
 }
 
 /// What became of an item, as far as others are concerned.

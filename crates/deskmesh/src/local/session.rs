@@ -7,24 +7,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use mesh_core::Input;
 use mesh_model::{Command, Event, Request, Text, Tick};
 use proto_gw3::{Connection, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::Local;
-use crate::outbox::{CloseWith, Item, Outbox, Taken, is_acknowledgement};
+use super::websocket::{CloseWith, End, WebSocket, close};
+use crate::outbox::{Item, Outbox, Taken, is_acknowledgement};
 use crate::tokens::Purpose;
 
-/// How long a client may take to answer a close.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Between the acknowledgement of a change and the next change by somebody else.
 ///
 /// A Node.js client that reads both in one chunk applies them in the wrong order and keeps its own older
@@ -38,27 +33,15 @@ const REFUSED_TIMES: usize = 4;
 /// How long a client that sends waits for one that reads slowly.
 const RELIEF: Duration = Duration::from_millis(250);
 
-/// Why a connection ends.
-enum End {
-    /// The client has closed the connection.
-    Goodbye,
-    /// The client is gone, or its socket is.
-    Gone,
-    /// This node closes it.
-    Close(CloseWith),
-}
-
 struct Session {
     local: Arc<Local>,
     remote: SocketAddr,
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocket,
     connection: Connection,
     outbox: Arc<Outbox>,
     /// When the last acknowledgement was written that a change must not follow at once.
     settles_at: Option<Instant>,
     attached: bool,
-    /// When anything last came from the client.
-    heard: Tick,
     /// Whose outbox this client has filled, and until when it waits for that to be read. Its own is
     /// written meanwhile: two clients may have filled each other's.
     crowded: Option<(Arc<Outbox>, Instant)>,
@@ -69,16 +52,10 @@ struct Session {
 /// Serves a connection to its end.
 pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, remote: SocketAddr) {
     let limits = &local.config.limits;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(4 << 10)
-        .write_buffer_size(16 << 10)
-        .max_write_buffer_size(limits.session_outbox_bytes_max + (2 * limits.message_bytes_max))
-        .max_message_size(Some(limits.message_bytes_max.saturating_mul(REFUSED_TIMES)))
-        .max_frame_size(Some(limits.message_bytes_max.saturating_mul(REFUSED_TIMES)));
-    let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
+    let socket =
+        WebSocket::new(stream, read, limits.message_bytes_max, limits.session_outbox_bytes_max).await;
     let outbox = Arc::new(Outbox::new(limits));
     let connection = Connection::new(limits.json());
-    let now = local.gateway.clock.now();
     let mut session = Session {
         local,
         remote,
@@ -87,34 +64,19 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
         outbox,
         settles_at: None,
         attached: false,
-        heard: now,
         crowded: None,
         warned: false,
     };
     let end = session.serve().await;
     // The others learn of it before the closing handshake, which may take its time.
     for id in session.connection.sessions().collect::<Vec<_>>() {
-        let heard = (!matches!(end, End::Goodbye)).then_some(session.heard);
+        let heard = (!matches!(end, End::Goodbye)).then(|| session.heard());
         session.local.gateway.close_session(id, heard);
     }
-    // A client that closes is answered: the answer waits in the socket (RFC 6455, 5.5.1).
-    let _ = tokio::time::timeout(CLOSE_DEADLINE, session.socket.flush()).await;
-    if let End::Close(CloseWith { code, reason }) = end {
+    if let End::Close(CloseWith { code, reason }) = &end {
         tracing::info!(%remote, code, %reason, "connection closed");
-        // A close frame holds at most 123 bytes of reason.
-        let reason = reason
-            .char_indices()
-            .take_while(|(at, c)| at + c.len_utf8() <= 123)
-            .map(|(_, c)| c)
-            .collect::<String>();
-        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
-        let closing = async {
-            session.socket.close(Some(frame)).await?;
-            while let Some(Ok(_)) = session.socket.next().await {}
-            Ok::<_, Error>(())
-        };
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, closing).await;
     }
+    session.socket.close(end).await;
 }
 
 impl Session {
@@ -134,7 +96,7 @@ impl Session {
                     self.crowded = None;
                     None
                 }
-                message = self.socket.next(), if crowded.is_none() => self.read(message),
+                message = self.socket.read(), if crowded.is_none() => self.read(message),
                 () = tokio::time::sleep_until(hello_deadline), if !self.attached => {
                     let millis = self.local.config.limits.hello_timeout_ms;
                     Some(close(1008, format!("nobody logged in within {millis} ms (limit hello_timeout_ms)")))
@@ -152,29 +114,32 @@ impl Session {
         let (millis, missed) = (limits.ping_interval_ms, limits.missed_pings_max);
         // Half an interval more than the pings take, so that a ping that has just been sent is not missed.
         let silence = Duration::from_millis(millis.saturating_mul(missed).saturating_add(millis / 2));
-        if Duration::from_micros(self.local.gateway.clock.now().since(self.heard)) > silence {
+        if self.socket.silence() > silence {
             let reason = format!(
                 "{missed} pings, one each {millis} ms, were not answered (limits missed_pings_max, ping_interval_ms)"
             );
             return Some(close(1001, reason));
         }
-        self.within(async |socket| socket.send(Message::Ping(Bytes::new())).await).await.err()
+        self.within(async |socket| socket.ping().await).await.err()
     }
 
-    fn read(&mut self, message: Option<Result<Message, Error>>) -> Option<End> {
-        if matches!(message, Some(Ok(_))) {
-            self.heard = self.local.gateway.clock.now();
-        }
+    /// Returns when anything last came from the client.
+    fn heard(&self) -> Tick {
+        let silent = u64::try_from(self.socket.silence().as_micros()).unwrap_or(u64::MAX);
+        Tick(self.local.gateway.clock.now().0.saturating_sub(silent))
+    }
+
+    fn read(&mut self, message: Result<Message, End>) -> Option<End> {
         let frame = match message {
-            Some(Ok(Message::Text(text))) => Bytes::from(text),
-            Some(Ok(Message::Binary(bytes))) if std::str::from_utf8(&bytes).is_ok() => bytes,
-            Some(Ok(Message::Binary(_))) => {
-                return Some(close(1007, "a binary frame must hold JSON text in UTF-8"));
+            Ok(Message::Text(text)) => Bytes::from(text),
+            Ok(message) => {
+                let bytes = message.into_data();
+                if std::str::from_utf8(&bytes).is_err() {
+                    return Some(close(1007, "a binary frame must hold JSON text in UTF-8"));
+                }
+                bytes
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return None,
-            Some(Ok(Message::Close(_))) => return Some(End::Goodbye),
-            None => return Some(End::Gone),
-            Some(Err(error)) => return Some(self.failed(&error)),
+            Err(end) => return Some(end),
         };
         let warn = self.local.config.limits.message_bytes_warn;
         if frame.len() > warn && !self.warned {
@@ -187,22 +152,6 @@ impl Session {
             .filter(|crowded| !Arc::ptr_eq(crowded, &self.outbox))
             .map(|crowded| (crowded, Instant::now() + RELIEF));
         None
-    }
-
-    fn failed(&self, error: &Error) -> End {
-        match error {
-            Error::Capacity(_) => {
-                let max = self.local.config.limits.message_bytes_max;
-                let reason = format!(
-                    "a message is larger than {REFUSED_TIMES} times {max} bytes (limit message_bytes_max)"
-                );
-                close(1009, reason)
-            }
-            Error::Utf8(_) => close(1007, "a text frame is not UTF-8"),
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
-            Error::Protocol(problem) => close(1002, problem.to_string()),
-            _ => End::Gone,
-        }
     }
 
     /// Does what a frame asks for, and returns the outbox of a client that had better be waited for.
@@ -292,7 +241,7 @@ impl Session {
         }
         if self.outbox.again() && self.crowded.is_none() {
             // A client that is sent more than it can take is still heard.
-            return self.socket.next().now_or_never().and_then(|message| self.read(message));
+            return self.socket.read().now_or_never().and_then(|message| self.read(message));
         }
         None
     }
@@ -345,7 +294,7 @@ impl Session {
     /// Writes, but not for ever: a client that does not read is closed by its outbox or by the deadline.
     async fn within(
         &mut self,
-        write: impl AsyncFnOnce(&mut WebSocketStream<TcpStream>) -> Result<(), Error>,
+        write: impl AsyncFnOnce(&mut WebSocket) -> Result<(), Error>,
     ) -> Result<(), End> {
         let outbox = self.outbox.clone();
         let deadline = Duration::from_millis(self.local.config.limits.write_deadline_ms);
@@ -386,10 +335,6 @@ async fn relieved(crowded: Option<&(Arc<Outbox>, Instant)>) {
     if let Some((outbox, until)) = crowded {
         outbox.relieved(*until).await;
     }
-}
-
-fn close(code: u16, reason: impl Into<String>) -> End {
-    End::Close(CloseWith { code, reason: reason.into() })
 }
 
 impl Local {
