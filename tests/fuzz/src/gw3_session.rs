@@ -41,16 +41,29 @@ struct Open {
     own: usize,
 }
 
+/// Ids that were given out, and to whom they mean something: a user, a node.
+type Ids = Vec<(usize, String)>;
+
+/// What a session was told of that it may answer or end, the last ones only.
+#[derive(Default)]
+struct Numbers {
+    invocations: Vec<u64>,
+    /// Requested of it.
+    interests: Vec<u64>,
+    /// Of its own, to streams and topics.
+    subscriptions: Vec<u64>,
+}
+
 struct World {
     mesh: Mesh,
     clients: Vec<Client>,
     owners: BTreeMap<SessionId, usize>,
     open: BTreeMap<SessionId, BTreeMap<Json, Open>>,
     /// What frames may name: ids that nodes gave out.
-    peers: Vec<String>,
-    contexts: Vec<String>,
+    peers: Ids,
+    contexts: Ids,
     /// Invocations and subscriptions, by the session that was told of them.
-    numbers: BTreeMap<SessionId, Vec<u64>>,
+    numbers: BTreeMap<SessionId, Numbers>,
     next_session: u64,
     next_request: u64,
 }
@@ -114,10 +127,17 @@ impl World {
                 self.listen();
             }
             6 => self.mesh.link(),
-            7..=12 => drop(self.mesh.deliver(usize::from(choices.byte()))),
-            13..=16 => self.mesh.settle(),
-            _ => {
-                let frame = self.structured(client, choices);
+            7..=10 => drop(self.mesh.deliver(usize::from(choices.byte()))),
+            11..=20 => self.mesh.settle(),
+            21..=32 => self.respond(choices),
+            kind => {
+                let session = self.any_session(client, choices);
+                let template = match kind {
+                    33..=38 => choices.pick(&TEMPLATES[ASKING]),
+                    39..=42 => choices.pick(&TEMPLATES[CONTEXTS]),
+                    _ => choices.pick(&TEMPLATES),
+                };
+                let frame = self.structured(client, session, template, choices);
                 self.frame(client, &frame.into());
             }
         }
@@ -306,18 +326,22 @@ impl World {
         match event {
             Event::Attached { instance, .. } => {
                 self.clients[client].sessions.insert(session, Some(instance.clone()));
-                remember(&mut self.peers, instance);
+                remember(&mut self.peers, self.clients[client].user, instance);
             }
-            Event::ContextAdded { context, .. } => remember(&mut self.contexts, context),
-            Event::Invoke { invocation: number, .. }
-            | Event::SubscriptionRequested { subscription: number, .. }
-            | Event::Subscribed { subscription: number, .. }
-            | Event::BusSubscribed { subscription: number, .. } => {
-                let numbers = self.numbers.entry(session).or_default();
-                numbers.push(*number);
-                if numbers.len() > 8 {
-                    numbers.remove(0);
-                }
+            Event::ContextAdded { context, .. } => {
+                remember(&mut self.contexts, self.clients[client].node, context);
+            }
+            Event::ContextDestroyed { context, .. } => {
+                self.contexts.retain(|(_, known)| **known != **context);
+            }
+            Event::Invoke { invocation, .. } => {
+                add(&mut self.numbers.entry(session).or_default().invocations, *invocation);
+            }
+            Event::SubscriptionRequested { subscription, .. } => {
+                add(&mut self.numbers.entry(session).or_default().interests, *subscription);
+            }
+            Event::Subscribed { subscription, .. } | Event::BusSubscribed { subscription, .. } => {
+                add(&mut self.numbers.entry(session).or_default().subscriptions, *subscription);
             }
             _ => {}
         }
@@ -431,12 +455,35 @@ impl World {
 
     // --- Frames that look like those of a client.
 
-    fn structured(&mut self, client: usize, choices: &mut Choices<'_>) -> String {
-        let user = self.clients[client].user;
+    fn any_session(&self, client: usize, choices: &mut Choices<'_>) -> Option<SessionId> {
         let sessions: Vec<SessionId> = self.clients[client].sessions.keys().copied().collect();
-        let session = if sessions.is_empty() { None } else { Some(sessions[choices.below(sessions.len())]) };
+        (!sessions.is_empty()).then(|| sessions[choices.below(sessions.len())])
+    }
+
+    /// Lets a provider do something about what it was asked.
+    fn respond(&mut self, choices: &mut Choices<'_>) {
+        let asked = |numbers: &Numbers| !numbers.invocations.is_empty() || !numbers.interests.is_empty();
+        let sessions: Vec<SessionId> =
+            self.numbers.iter().filter(|(_, numbers)| asked(numbers)).map(|(id, _)| *id).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let session = sessions[choices.below(sessions.len())];
+        let Some(client) = self.owners.get(&session).copied() else { return };
+        let template = choices.pick(&TEMPLATES[ANSWERING]);
+        let frame = self.structured(client, Some(session), template, choices);
+        self.frame(client, &frame.into());
+    }
+
+    fn structured(
+        &mut self,
+        client: usize,
+        session: Option<SessionId>,
+        (domain, kind, fields): Template,
+        choices: &mut Choices<'_>,
+    ) -> String {
+        let user = self.clients[client].user;
         let peer = session.and_then(|s| self.clients[client].sessions[&s].clone()).unwrap_or_default();
-        let (domain, kind, fields) = choices.pick(&TEMPLATES);
         self.next_request += 1;
         let mut members: Vec<(String, String)> = vec![
             ("domain".into(), format!("\"{domain}\"")),
@@ -449,7 +496,7 @@ impl World {
             if name.ends_with('?') && (many >> (at % 8)) & 1 == 0 {
                 continue;
             }
-            let value = self.field(*field, user, session, choices);
+            let value = self.field(*field, client, session, choices);
             members.push((name.trim_end_matches('?').to_owned(), value));
         }
         let damage = choices.byte();
@@ -486,33 +533,49 @@ impl World {
     fn field(
         &self,
         field: Field,
-        user: usize,
+        client: usize,
         session: Option<SessionId>,
         choices: &mut Choices<'_>,
     ) -> String {
+        let Client { user, node, .. } = self.clients[client];
         let mark = MARKS[user];
-        let pick = |from: &[String], choices: &mut Choices<'_>| match from {
-            [] => "\"p-0\"".to_owned(),
-            from => format!("\"{}\"", from[choices.below(from.len().min(256))]),
+        let pick = |from: &Ids, wanted: usize, choices: &mut Choices<'_>| {
+            let any = choices.once_in(8);
+            let from: Vec<&String> =
+                from.iter().filter(|(of, _)| any || *of == wanted).map(|(_, id)| id).collect();
+            match from.as_slice() {
+                [] => "\"p-0\"".to_owned(),
+                from => format!("\"{}\"", from[choices.below(from.len().min(256))]),
+            }
+        };
+        let number = |of: fn(&Numbers) -> &Vec<u64>, choices: &mut Choices<'_>| {
+            let own = session.filter(|_| !choices.once_in(8));
+            let known = self.numbers.iter().filter(|(of, _)| own.is_none_or(|own| own == **of));
+            let known: Vec<u64> = known.flat_map(|(_, numbers)| of(numbers)).copied().collect();
+            match known.as_slice() {
+                [] => "\"r-1\"".to_owned(),
+                // Mostly the last one.
+                known if choices.once_in(2) => {
+                    format!("\"r-{}\"", known[choices.below(known.len().min(256))])
+                }
+                [.., last] => format!("\"r-{last}\""),
+            }
         };
         match field {
-            Field::Peer => pick(&self.peers, choices),
-            Field::Context => pick(&self.contexts, choices),
-            Field::Number => {
-                let own: Vec<u64> = match session.filter(|_| !choices.once_in(8)) {
-                    Some(session) => self.numbers.get(&session).cloned().unwrap_or_default(),
-                    None => self.numbers.values().flatten().copied().collect(),
-                };
-                match own.as_slice() {
-                    [] => "\"r-1\"".into(),
-                    own => format!("\"r-{}\"", own[choices.below(own.len().min(256))]),
-                }
-            }
-            Field::Method => choices.pick(&["\"0\"", "1", "\"1\"", "null", "{}"]).into(),
+            Field::Peer => pick(&self.peers, user, choices),
+            Field::Context => pick(&self.contexts, node, choices),
+            Field::Invocation => number(|numbers| &numbers.invocations, choices),
+            Field::Interest => number(|numbers| &numbers.interests, choices),
+            Field::Subscription => number(|numbers| &numbers.subscriptions, choices),
+            Field::Any => match choices.below(2) {
+                0 => number(|numbers| &numbers.invocations, choices),
+                _ => number(|numbers| &numbers.interests, choices),
+            },
+            Field::Method => choices.pick(&["\"0\"", "1", "\"0\"", "1", "1", "\"1\"", "null", "{}"]).into(),
             Field::Methods => {
                 let methods: Vec<String> = (0..choices.below(4))
                     .map(|_| {
-                        let id = self.field(Field::Method, user, session, choices);
+                        let id = self.field(Field::Method, client, session, choices);
                         format!("{{\"id\":{id},\"name\":\"{mark}{}\"}}", choices.below(3))
                     })
                     .collect();
@@ -525,7 +588,7 @@ impl World {
             }
             Field::Name => format!("\"{mark}{}\"", choices.below(3)),
             Field::Lifetime => choices.pick(&["\"retained\"", "\"ownership\"", "\"ref-counted\""]).into(),
-            Field::Branch => choices.pick(&["\"0\"", "\"1\"", "2", "{}"]).into(),
+            Field::Branch => choices.pick(&["\"0\"", "\"0\"", "\"1\"", "{}"]).into(),
             Field::Topic => {
                 format!("\"{mark}{}\"", choices.pick(&["", ".a", ".*", ">", ".a.b", "*", ".>", ".*.b"]))
             }
@@ -578,7 +641,11 @@ impl World {
 enum Field {
     Peer,
     Context,
-    Number,
+    Invocation,
+    Interest,
+    Subscription,
+    /// An invocation, or a subscription that was requested.
+    Any,
     Method,
     Methods,
     MethodIds,
@@ -610,37 +677,36 @@ const CALL: &[(&str, Field)] = &[
     ("context?", Field::Value),
     ("flags?", Field::Value),
 ];
-const NUMBER_AND_WORDS: &[(&str, Field)] = &[("subscription_id", Field::Number), WORDS[0], WORDS[1]];
+const DROP: &[(&str, Field)] = &[("subscription_id", Field::Interest), WORDS[0], WORDS[1]];
+const UNSUBSCRIBE: &[(&str, Field)] = &[("subscription_id", Field::Subscription), WORDS[0], WORDS[1]];
 const CREATE: &[(&str, Field)] =
     &[("name", Field::Name), ("data?", Field::Value), ("lifetime", Field::Lifetime)];
 const CONTEXT: &[(&str, Field)] = &[("context_id", Field::Context)];
 const UPDATE: &[(&str, Field)] = &[("context_id", Field::Context), ("delta", Field::Delta)];
+const PUBLISH: &[(&str, Field)] = &[
+    ("topic", Field::Topic),
+    ("data?", Field::Value),
+    ("routing_key?", Field::Key),
+    ("target_identity?", Field::Target),
+];
 const PUSH: [(&str, Field); 3] =
     [("data?", Field::Value), ("sequence?", Field::Value), ("snapshot?", Field::Value)];
 
-const TEMPLATES: [Template; 38] = [
-    ("global", "hello", &[("identity?", Field::Identity), ("authentication", Field::Login)]),
-    ("global", "join", &[("destination", Field::Destination)]),
-    ("global", "leave", &[("destination", Field::Destination), WORDS[0], WORDS[1]]),
-    ("global", "create-token", &[]),
-    ("global", "ping", &[]),
-    ("agm", "register", &[("methods", Field::Methods)]),
-    ("agm", "unregister", &[("methods", Field::MethodIds)]),
+/// Which of the templates ask other applications, answer them, and use contexts.
+const ASKING: std::ops::Range<usize> = 0..2;
+const ANSWERING: std::ops::Range<usize> = 2..9;
+const CONTEXTS: std::ops::Range<usize> = 9..17;
+
+const TEMPLATES: [Template; 31] = [
     ("agm", "call", CALL),
-    ("agm", "call", CALL),
-    ("agm", "call", CALL),
-    ("agm", "yield", &[("invocation_id", Field::Number), ("result?", Field::Value)]),
-    ("agm", "yield", &[("invocation_id", Field::Number), ("result?", Field::Value)]),
-    ("agm", "error", &[("request_id", Field::Number), WORDS[0], WORDS[1], ("context?", Field::Value)]),
     ("agm", "subscribe", CALL),
-    ("agm", "subscribe", CALL),
-    ("agm", "accepted", &[("subscription_id", Field::Number), ("stream_id", Field::Branch)]),
-    ("agm", "accepted", &[("subscription_id", Field::Number), ("stream_id", Field::Branch)]),
+    ("agm", "yield", &[("invocation_id", Field::Invocation), ("result?", Field::Value)]),
+    ("agm", "error", &[("request_id", Field::Any), WORDS[0], WORDS[1], ("context?", Field::Value)]),
+    ("agm", "accepted", &[("subscription_id", Field::Interest), ("stream_id", Field::Branch)]),
+    ("agm", "accepted", &[("subscription_id", Field::Interest), ("stream_id", Field::Branch)]),
     ("agm", "publish", &[("stream_id", Field::Branch), PUSH[0], PUSH[1], PUSH[2]]),
-    ("agm", "post", &[("subscription_id", Field::Number), PUSH[0], PUSH[1], PUSH[2]]),
-    ("agm", "drop-subscription", NUMBER_AND_WORDS),
-    ("agm", "unsubscribe", NUMBER_AND_WORDS),
-    ("global", "create-context", CREATE),
+    ("agm", "post", &[("subscription_id", Field::Interest), PUSH[0], PUSH[1], PUSH[2]]),
+    ("agm", "drop-subscription", DROP),
     ("global", "create-context", CREATE),
     ("context", "create-context", CREATE),
     ("global", "subscribe-context", CONTEXT),
@@ -648,21 +714,18 @@ const TEMPLATES: [Template; 38] = [
     ("global", "unsubscribe-context", CONTEXT),
     ("global", "destroy-context", CONTEXT),
     ("global", "update-context", UPDATE),
-    ("global", "update-context", UPDATE),
     ("context", "update-context", UPDATE),
+    ("global", "hello", &[("identity?", Field::Identity), ("authentication", Field::Login)]),
+    ("global", "join", &[("destination", Field::Destination)]),
+    ("global", "leave", &[("destination", Field::Destination), WORDS[0], WORDS[1]]),
+    ("global", "create-token", &[]),
+    ("global", "ping", &[]),
+    ("agm", "register", &[("methods", Field::Methods)]),
+    ("agm", "unregister", &[("methods", Field::MethodIds)]),
+    ("agm", "unsubscribe", UNSUBSCRIBE),
     ("bus", "subscribe", &[("topic", Field::Topic), ("routing_key?", Field::Key)]),
-    ("bus", "subscribe", &[("topic", Field::Topic), ("routing_key?", Field::Key)]),
-    ("bus", "unsubscribe", &[("subscription_id", Field::Number)]),
-    (
-        "bus",
-        "publish",
-        &[
-            ("topic", Field::Topic),
-            ("data?", Field::Value),
-            ("routing_key?", Field::Key),
-            ("target_identity?", Field::Target),
-        ],
-    ),
+    ("bus", "unsubscribe", &[("subscription_id", Field::Subscription)]),
+    ("bus", "publish", PUBLISH),
     ("metrics", "publish", &[("x?", Field::Value)]),
     ("activity", "create", &[("x?", Field::Value)]),
     ("activity", "unsubscribe", &[]),
@@ -753,9 +816,16 @@ fn check_silent(frame: &Bytes) {
     assert!(silent, "a request without an answer: {text}");
 }
 
-fn remember(known: &mut Vec<String>, id: &Text) {
-    if !known.iter().any(|other| **other == **id) {
-        known.push(id.to_string());
+fn remember(known: &mut Ids, of: usize, id: &Text) {
+    if !known.iter().any(|(_, other)| **other == **id) {
+        known.push((of, id.to_string()));
+    }
+}
+
+fn add(known: &mut Vec<u64>, number: u64) {
+    known.push(number);
+    if known.len() > 8 {
+        known.remove(0);
     }
 }
 
