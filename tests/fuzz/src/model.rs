@@ -124,7 +124,7 @@ fn without_trace(value: &Value) -> Value {
 }
 
 /// Returns how deep a value is nested; a plain one counts as 0.
-pub(crate) fn depth(value: &Value) -> usize {
+fn depth(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
         Value::Object(values) => 1 + values.values().map(depth).max().unwrap_or(0),
