@@ -8,7 +8,6 @@ use mesh_model::{Command, Event, Json, Lifetime, Request, SessionId, Text};
 use serde_json::Value;
 
 use crate::choices::Choices;
-use crate::json::depth;
 use crate::mesh::{Mesh, Told};
 use crate::model;
 
@@ -107,10 +106,7 @@ fn in_order(world: &mut World, choices: &mut Choices<'_>) {
         match model::apply(&expected, &read) {
             Some(next) if taken => expected = next,
             // The node counts the nesting of members that a later one of the same name replaces.
-            Some(_) => {
-                let replaced = read.to_string().len() < delta.len();
-                assert!(replaced && depth(delta.as_bytes()) > 60, "refused: {delta}");
-            }
+            Some(_) => assert!(read.to_string().len() < delta.len(), "refused: {delta}"),
             None => assert!(!taken, "taken: {delta}"),
         }
         world.check(&expected);

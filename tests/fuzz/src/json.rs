@@ -40,7 +40,7 @@ pub fn json(data: &[u8]) {
 }
 
 /// Returns the deepest nesting of brackets outside strings.
-pub(crate) fn depth(text: &[u8]) -> usize {
+fn depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
     for byte in text {
         match byte {
