@@ -27,9 +27,6 @@ use crate::tokens::Purpose;
 const SETTLE: Duration = Duration::from_millis(2);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;
-/// A message of up to so many times the largest one is read, to be refused by name; beyond that the
-/// connection is closed.
-const REFUSED_TIMES: usize = 4;
 /// How long a client that sends waits for one that reads slowly.
 const RELIEF: Duration = Duration::from_millis(250);
 
