@@ -175,6 +175,21 @@ fn sessions_per_user_max() {
     drop(held);
     assert!(until(PATIENCE, || node.ask_json("status")["sessions"] == 0));
     drop(RawPeer::login(&node, "three", "eve"));
+
+    // Who returns under an instance name of its own takes its own place.
+    let mut hello = hello("one", "bob");
+    hello["identity"]["instance"] = "mine".into();
+    let enter = || {
+        let mut frames = Frames::open(node.http_port()).unwrap();
+        frames.send(hello.to_string().as_bytes()).unwrap();
+        let Frame::Text(answer) = frames.read().unwrap() else { panic!("closed without a word") };
+        (frames, serde_json::from_str::<Value>(&answer).unwrap())
+    };
+    let before = enter();
+    let other = RawPeer::login(&node, "two", "bob");
+    let (_frames, answer) = enter();
+    assert_eq!(answer["type"], "welcome", "{answer}");
+    drop((before, other));
 }
 
 #[test]

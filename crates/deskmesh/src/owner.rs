@@ -58,6 +58,7 @@ pub(crate) fn same_user(peer: SocketAddr, local: SocketAddr) -> Option<bool> {
 
 /// Who has a socket open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux tells whose a socket is"))]
 struct Owner {
     uid: u32,
     /// 0 if no process has it open any more.

@@ -102,15 +102,15 @@ impl Node {
             let max = self.settings.limits.sessions_max as u64;
             return self.refuse(session, request, Reason::Limit { limit: "sessions_max", max });
         }
-        let of_user = self.by_user.get(&UserKey::new(user.as_ref())).map_or(0, BTreeSet::len);
-        if of_user >= self.settings.limits.sessions_per_user_max {
-            let max = self.settings.limits.sessions_per_user_max as u64;
-            return self.refuse(session, request, Reason::Limit { limit: "sessions_per_user_max", max });
-        }
         let own_instance = members.iter().any(|(name, value)| name.0 == b"instance"[..] && !value.is_null());
         let instance = self.next_name('p');
         let user_key = UserKey::new(user.as_ref());
         let recognised_by = returning::recognised_by(identity);
+        // One who comes under its own instance may take over its old session first, and does not need room
+        // for two.
+        if !own_instance && let Err(reason) = self.room_for_session(&user_key) {
+            return self.refuse(session, request, reason);
+        }
         let mut returned = match own_instance {
             true => None,
             false => self.returning(&user_key, recognised_by.as_ref()),
@@ -150,6 +150,9 @@ impl Node {
             self.emit(Output::CloseSession { session: old, reason: CloseReason::TakenOver });
         }
         if own_instance {
+            if let Err(reason) = self.room_for_session(&user_key) {
+                return self.refuse(session, request, reason);
+            }
             returned = self.returning(&user_key, recognised_by.as_ref());
         }
         for (_, value) in &mut resolved {
@@ -203,6 +206,14 @@ impl Node {
         }
         self.tell(session, Event::Attached { request, instance, identity });
         self.announce_contexts(session, &user);
+    }
+
+    fn room_for_session(&self, user: &UserKey) -> Result<(), Reason> {
+        let max = self.settings.limits.sessions_per_user_max;
+        match self.by_user.get(user).map_or(0, BTreeSet::len) < max {
+            true => Ok(()),
+            false => Err(Reason::Limit { limit: "sessions_per_user_max", max: max as u64 }),
+        }
     }
 
     /// Ends a session: everything that was its own goes, in the order its neighbours need. Its client may
