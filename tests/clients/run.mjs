@@ -11,8 +11,8 @@
 //   --repeat N       each scenario N times
 //   --swap           providers at b, consumers at a
 //   --deskmesh       forgive what deskmesh is known for: lib/known-deskmesh.mjs
-//   --control CMD    a program that kills and starts nodes, for `--suite restart`, and cuts and heals the
-//                    links between them, for `--suite links`; see the README
+//   --control CMD    a program that kills and starts nodes, for `--suite restart`, and freezes them and cuts
+//                    the links between them, for `--suite links`; see the README
 //   --verbose        where it failed and what the libraries logged, below each failure
 //
 // Ends with 0 if every scenario went as expected, else with 1.
@@ -116,7 +116,7 @@ function controlOf(command, node) {
     const [code] = await once(child, 'exit');
     if (code !== 0) throw new Error(`${command} ${words.join(' ')} ended with ${code}`);
   };
-  const [down, apart] = [new Set(), new Set()];
+  const [down, frozen, apart] = [new Set(), new Set(), new Set()];
   const control = {
     kill: async (name = node) => {
       down.add(name);
@@ -126,6 +126,15 @@ function controlOf(command, node) {
       await tell('start', name);
       down.delete(name);
     },
+    /** A frozen node is like a machine that sleeps. */
+    freeze: async (name = node) => {
+      frozen.add(name);
+      await tell('freeze', name);
+    },
+    thaw: async (name = node) => {
+      await tell('thaw', name);
+      frozen.delete(name);
+    },
     cut: async (one, other) => {
       apart.add(`${one} ${other}`);
       await tell('cut', one, other);
@@ -134,8 +143,9 @@ function controlOf(command, node) {
       await tell('heal', one, other);
       apart.delete(`${one} ${other}`);
     },
-    /** What a scenario leaves dead or apart would fail the next one, too. */
+    /** What a scenario leaves dead, frozen or apart would fail the next one, too. */
     restore: async () => {
+      for (const name of frozen) await control.thaw(name);
       for (const name of down) await control.start(name);
       for (const names of apart) await control.heal(...names.split(' '));
     },

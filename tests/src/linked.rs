@@ -57,11 +57,14 @@ impl Linked {
         self.nodes.iter().map(|(node, _)| node.url()).collect()
     }
 
-    /// Obeys `kill a`, `start a`, `cut a b` or `heal a b`, and returns whether that was understood.
+    /// Obeys `kill a`, `start a`, `freeze a`, `thaw a`, `cut a b` or `heal a b`, and returns whether that was
+    /// understood.
     pub fn obey(&mut self, words: &[&str]) -> bool {
         match words {
             ["kill", node] => self.with(node, Node::kill),
             ["start", node] => self.with(node, Node::up),
+            ["freeze", node] => self.with(node, |node| node.signal("-STOP")),
+            ["thaw", node] => self.with(node, |node| node.signal("-CONT")),
             ["cut", one, other] => self.between(one, other, Relay::refuse),
             ["heal", one, other] => self.between(one, other, Relay::admit),
             _ => false,

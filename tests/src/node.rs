@@ -133,15 +133,25 @@ impl Node {
         }
     }
 
+    /// Sends the process a signal, such as `-STOP`, after which it does nothing until `-CONT`.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().expect("a running node").id().to_string();
+        let told = Command::new("kill").args([signal, &id]).status();
+        assert!(told.is_ok_and(|status| status.success()), "the signal cannot be sent");
+    }
+
     /// Asks the process to end (SIGTERM) and returns how it did.
     ///
     /// # Panics
     ///
     /// If it does not end.
     pub fn terminate(&mut self) -> ExitStatus {
+        self.signal("-TERM");
         let mut child = self.child.take().expect("a running node");
-        let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-        assert!(told.is_ok_and(|status| status.success()), "the signal cannot be sent");
         let mut status = None;
         let ended = until(PATIENCE, || {
             status = child.try_wait().ok().flatten();

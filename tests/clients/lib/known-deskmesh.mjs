@@ -5,6 +5,8 @@
 
 /** Scenarios of `run.mjs`. */
 const scenarios = {
+  'links: B-ME-8 a server goes and comes back once, and serves without a new registration':
+    'when both nodes dial at the same time, two links come up and one is closed again: peers are added, removed and added',
 };
 
 /** Checks of `conformance.mjs`, by their number or by number and words. */

@@ -36,8 +36,17 @@ async function apart({ control, until }, clients, meanwhile) {
   await until(() => others.every((other) => !seesServer(other, atA) && !seesServer(atA, other)), GONE_MS, 'the cut is noticed');
   const result = await meanwhile?.();
   for (const link of LINKS) await control.heal(...link);
-  await until(() => acquainted(clients), BACK_MS, 'all know each other again');
+  await until(lasting(() => acquainted(clients)), BACK_MS, 'all know each other again');
   return result;
+}
+
+/** Whether something has been true for a while: links that are made anew may be made twice (B-ME-8). */
+function lasting(predicate) {
+  let since;
+  return () => {
+    since = predicate() ? since ?? performance.now() : undefined;
+    return since !== undefined && performance.now() - since > 300;
+  };
 }
 
 /** A context that all three know and watch. */
@@ -231,6 +240,27 @@ export default [
     assert.equal(stream.subscriptions().length, 2);
     one.subscription.close();
     await world.until(() => stream.subscriptions().length === 1, 5000, 'the provider knows who has gone');
+  }),
+
+  scenario('B-X-1 a node that slept catches up, and nothing of it is there twice', options, async (world) => {
+    const { control, until } = world;
+    const clients = await three(world);
+    const [atA, atB] = clients;
+    const { name, watchers } = await everywhereKnown(world, clients, { n: 1, goes: true });
+    const method = world.unique('Method');
+    await atB.interop.register(method, () => ({ ok: true }));
+    await until(() => sees(atA, method));
+    await control.freeze('b');
+    await until(() => !seesServer(atA, atB) && !sees(atA, method), GONE_MS, 'it is missed');
+    await atA.contexts.update(name, { n: 2, goes: null });
+    await control.thaw('b');
+    await until(lasting(() => acquainted(clients)), BACK_MS, 'all know each other again');
+    await agreed(world, watchers, (value) => same(value, { n: 2 }), BACK_MS);
+    await until(() => sees(atA, method));
+    assert.equal((await atA.interop.invoke(method)).returned.ok, true);
+    assert.equal(atA.interop.servers({ name: method }).length, 1);
+    await atB.contexts.update(name, { from: 'b' });
+    await agreed(world, watchers, (value) => same(value, { n: 2, from: 'b' }));
   }),
 
   scenario('B-CX-1 a node that comes later has what was made without it', once, async (world) => {
