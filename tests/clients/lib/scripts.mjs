@@ -48,7 +48,8 @@ export function scriptOf(seed, length) {
       calls: 0, interests: 0, streams: 0, subscriptions: 0, topics: 0 };
     if (!beside) connections += 1;
     peers.push(peer);
-    steps.push({ op: 'login', connection: peer.connection, user, application: `app-${peer.index % 3}` });
+    // With a process of its own nobody is taken for one who returns.
+    steps.push({ op: 'login', connection: peer.connection, user, application: `app-${peer.index % 3}`, process: 1000 + peer.index });
     for (const domain of ['agm', 'bus']) if (stays !== undefined || chance(0.9)) join(peer, domain);
   };
   const join = (peer, destination) => {
@@ -261,11 +262,11 @@ class Stage {
     else this.send(this.peers[by], this.messageOf(this.peers[by], op, rest));
   }
 
-  async login(connection, { user, application }) {
+  async login(connection, { user, ...identity }) {
     this.connections[connection] ??= await this.world.open('a');
     const socket = this.connections[connection];
     socket.step = this.step;
-    const reply = await socket.hello({ user: this.users[user], identity: { application } });
+    const reply = await socket.hello({ user: this.users[user], identity });
     this.peers.push({ socket, id: reply.peer_id, user, accepted: new Set() });
   }
 
