@@ -12,7 +12,8 @@
 //! | stream data, publications | closed, or the oldest dropped, as configured |
 //! | who is there and offers what | no bound but that of the whole: a healthy client gets much at once |
 //!
-//! A bound counts from the second item on, so that one that is larger than its bound gets through.
+//! A bound counts from the second item on, so that one that is larger than its bound gets through. Of a
+//! large call half of the bound counts, so that it does not keep small ones out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,6 +92,9 @@ struct Queue {
     items: VecDeque<Item>,
     /// Waiting bytes by class.
     bytes: [usize; CLASSES],
+    /// Those of calls that are beyond half of their bound in one item, and do not count for it: a single
+    /// large call must not keep small ones out.
+    excess: usize,
     /// The updaters that marks name. One per mark in `items`.
     marks: BTreeMap<(SessionId, Text), InstanceId>,
     /// Since when more bytes of contexts wait than may.
@@ -154,7 +158,7 @@ impl Outbox {
         let crowded = queue.is_crowded(&self.bounds);
         let (mut items, mut bytes) = (VecDeque::new(), 0);
         while bytes < TAKEN_BYTES && !matches!(queue.items.front(), Some(Item::Mark(..))) {
-            let Some((item, weight)) = queue.pop() else { break };
+            let Some((item, weight)) = queue.pop(&self.bounds) else { break };
             bytes += weight;
             items.push_back(item);
         }
@@ -175,7 +179,7 @@ impl Outbox {
         if !matches!(queue.items.front(), Some(Item::Mark(..))) {
             return None;
         }
-        let (item, _) = queue.pop()?;
+        let (item, _) = queue.pop(&self.bounds)?;
         let Item::Mark(session, context) = item else { return None };
         let updater = queue.marks.remove(&(session, context.clone()))?;
         queue.taken(&self.bounds);
@@ -259,7 +263,9 @@ impl Queue {
                 self.close(over_bound("answers", bounds.control, "outbox_control_bytes_max"));
                 return pushed;
             }
-            Class::Calls if over(bounds.calls) => {
+            Class::Calls
+                if waiting > 0 && waiting - self.excess + weight.min(bounds.calls / 2) > bounds.calls =>
+            {
                 match asked(&item) {
                     Some(number) => {
                         let limit = format!("outbox_calls_bytes_max ({})", bounds.calls);
@@ -303,7 +309,7 @@ impl Queue {
             Item::Event(session, event) if is_acknowledgement(event) => Some(*session),
             _ => None,
         };
-        self.add(item);
+        self.add(item, bounds);
         if let Some(session) = acknowledged {
             self.move_marks_back(session);
         }
@@ -311,16 +317,22 @@ impl Queue {
         pushed
     }
 
-    fn add(&mut self, item: Item) {
+    fn add(&mut self, item: Item, bounds: &Bounds) {
         let (class, weight) = weigh(&item);
         self.bytes[class as usize] += weight;
+        if class == Class::Calls {
+            self.excess += weight.saturating_sub(bounds.calls / 2);
+        }
         self.items.push_back(item);
     }
 
-    fn pop(&mut self) -> Option<(Item, usize)> {
+    fn pop(&mut self, bounds: &Bounds) -> Option<(Item, usize)> {
         let item = self.items.pop_front()?;
         let (class, weight) = weigh(&item);
         self.bytes[class as usize] -= weight;
+        if class == Class::Calls {
+            self.excess -= weight.saturating_sub(bounds.calls / 2);
+        }
         Some((item, weight))
     }
 

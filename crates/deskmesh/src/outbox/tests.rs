@@ -104,6 +104,17 @@ fn one_item_may_be_larger_than_its_bound() {
 }
 
 #[test]
+fn a_large_call_does_not_keep_small_ones_out() {
+    let outbox = Outbox::new(&limits());
+    for item in [invoke(1, 50_000), invoke(2, 10), result(10)] {
+        assert_eq!(outbox.push(item), Pushed::default());
+    }
+    assert_eq!(outbox.push(invoke(3, 5_000)).not_taken.map(|(number, _)| number), Some(3));
+    assert_eq!(drained(&outbox), ["invoke 1", "invoke 2", "ended"]);
+    assert_eq!(outbox.push(invoke(4, 5_000)), Pushed::default(), "nothing of the first still counts");
+}
+
+#[test]
 fn a_call_that_is_not_taken_is_told_and_a_result_closes() {
     let outbox = Outbox::new(&limits());
     assert_eq!(outbox.push(invoke(1, 1_500)), Pushed::default());
