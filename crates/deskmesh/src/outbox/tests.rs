@@ -117,14 +117,16 @@ fn a_large_call_does_not_keep_small_ones_out() {
 #[test]
 fn a_call_that_is_not_taken_is_told_and_a_result_closes() {
     let outbox = Outbox::new(&limits());
-    assert_eq!(outbox.push(invoke(1, 1_500)), Pushed::default());
+    assert_eq!(outbox.push(invoke(0, 1_500)), Pushed::default());
+    assert_eq!(outbox.push(invoke(1, 300)), Pushed::default());
     let limit = Text::from("outbox_calls_bytes_max (2000)");
     assert_eq!(outbox.push(invoke(2, 500)).not_taken, Some((2, limit)));
     let failed = Outcome::Failed(CallFailure::CalleeGone);
     outbox.push(Item::Event(ONE, Event::CallEnded { request: request(Domain::Agm), outcome: failed }));
-    assert_eq!(drained(&outbox), ["invoke 1", "ended"]);
+    assert_eq!(drained(&outbox), ["invoke 0", "invoke 1", "ended"]);
     assert_eq!(outbox.push(invoke(3, 1_500)), Pushed::default());
-    outbox.push(result(500));
+    outbox.push(result(1_500));
+    outbox.push(result(10));
     check_closed(&outbox, "outbox_calls_bytes_max");
 }
 
