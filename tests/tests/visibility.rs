@@ -104,6 +104,35 @@ fn lists_hide_take_back_and_give_while_the_node_runs() {
     let said = say(a, &["reload"]);
     assert!(said.contains("only after a restart: limits.calls_per_session_max"), "{said}");
     assert!(until(PATIENCE, || knows(b, "contexts", "prices") && knows(b, "methods", "Orders.Place")));
+
+    // B-PS-7: the bus is local as soon as the lists say so, and crosses again without a restart.
+    let mut feed = runtime.block_on(far.bus().subscribe("t")).unwrap();
+    // A publication is not answered; what is asked behind it is.
+    let publish = |n: u64| {
+        runtime.block_on(async {
+            app.bus().publish("t", json!(n)).await.unwrap();
+            app.contexts().set("after", json!({"n": n})).await.unwrap();
+        });
+    };
+    assert!(until(PATIENCE, || {
+        publish(1);
+        feed.try_next().is_some()
+    }));
+    fs::write(&file, "[visibility]\npeers = [{ domain = \"bus\", restrictions = \"local\" }]\n").unwrap();
+    say(a, &["reload"]);
+    publish(2);
+    fs::write(&file, "").unwrap();
+    say(a, &["reload"]);
+    publish(3);
+    loop {
+        let next = runtime.block_on(async { tokio::time::timeout(PATIENCE, feed.next()).await });
+        let got: u64 =
+            next.expect("what is published when the lists allow it again").unwrap().data.parse().unwrap();
+        assert_ne!(got, 2);
+        if got == 3 {
+            break;
+        }
+    }
     runtime.block_on(async {
         app.close().await;
         far.close().await;

@@ -26,6 +26,8 @@ pub(crate) struct Mesh {
     /// Link messages that match are kept back, in order, until the test lets them go.
     pub(crate) hold: Option<fn(&LinkMessage) -> bool>,
     held: VecDeque<(usize, LinkId, LinkMessage)>,
+    /// How many messages of sessions went from one node to another.
+    pub(crate) traffic: BTreeMap<(usize, usize), usize>,
     next: u64,
 }
 
@@ -72,6 +74,7 @@ impl Mesh {
             identities: BTreeMap::new(),
             hold: None,
             held: VecDeque::new(),
+            traffic: BTreeMap::new(),
             next: 0,
         }
     }
@@ -155,6 +158,9 @@ impl Mesh {
                         drained.push(link);
                     }
                     let Some((to, there)) = self.links.get(&(node, link)).copied() else { continue };
+                    if message.is_session_traffic() {
+                        *self.traffic.entry((node, to)).or_default() += 1;
+                    }
                     match self.hold {
                         Some(held) if held(&message) => self.held.push_back((to, there, message)),
                         _ => self.queue.push_back((to, there, message)),

@@ -575,3 +575,31 @@ fn the_reason_of_an_end_crosses_nodes() {
     assert_eq!(mesh.take(one, cause), [Cause::OwnerGone]);
     assert!(mesh.nodes.iter().all(|node| node.whys.is_empty()));
 }
+
+/// B-PS-8, B-ST-2: a publication and a push cross a link once, and only where somebody wants them.
+#[test]
+fn one_copy_goes_to_each_node_that_wants_it() {
+    let mut mesh = Mesh::new(3);
+    let (one, instance) = mesh.app(0, "joe");
+    mesh.register(one, "1", "Prices");
+    let many: Vec<App> = (0..3).map(|_| mesh.app(1, "joe").0).collect();
+    let (other, _) = mesh.app(2, "joe");
+    for app in &many {
+        let pattern = Text::from("a.*");
+        mesh.ask(*app, |request| Command::BusSubscribe { request, pattern, routing_key: None });
+    }
+    let pattern = Text::from("b.*");
+    mesh.ask(other, |request| Command::BusSubscribe { request, pattern, routing_key: None });
+    for app in &many {
+        mesh.subscribe(*app, &instance, "1");
+    }
+    for subscription in mesh.take(one, wanted) {
+        mesh.send(one, Command::Accept { subscription, branch: json("1") });
+    }
+    mesh.traffic.clear();
+    let (topic, data) = (Text::from("a.x"), json("1"));
+    mesh.send(one, Command::BusPublish { topic, routing_key: None, target: None, data });
+    assert_eq!(mesh.traffic.clone().into_iter().collect::<Vec<_>>(), [((0, 1), 1)]);
+    mesh.send(one, Command::Push { branch: json("1"), data: json("2"), sequence: None, snapshot: None });
+    assert_eq!(mesh.traffic.into_iter().collect::<Vec<_>>(), [((0, 1), 2)]);
+}
