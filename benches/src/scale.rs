@@ -1,12 +1,14 @@
-//! What many applications cost one deskmesh node: joining, being there, all publishing at once.
+//! What many applications cost one deskmesh node: joining, being there, all publishing at once; and what
+//! one that does not read costs the others.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::try_join_all;
+use hdrhistogram::Histogram;
 use memchr::memmem::{self, Finder};
 use tokio::task::JoinSet;
 
@@ -16,12 +18,13 @@ use crate::process::{Meter, rss_kib};
 use crate::socket::{CLIENT_MASK, Socket};
 use crate::system::{Kit, System};
 
-/// Runs the three parts, each against a node of its own, and prints a line for each figure.
+/// Runs the parts, each against a node of its own, and prints a line for each figure.
 pub(crate) async fn run(kit: &Kit) -> Result<()> {
     kit.prepare(System::Deskmesh1).await?;
     join(kit).await.context("joining")?;
     stay(kit).await.context("being there")?;
-    burst(kit).await.context("publishing at once")
+    burst(kit).await.context("publishing at once")?;
+    stalled(kit).await.context("one that does not read")
 }
 
 const PEERS: usize = 400;
@@ -117,16 +120,7 @@ async fn burst(kit: &Kit) -> Result<()> {
     let running = System::Deskmesh1.start(kit).await?;
     let (pid, meter) = (running.pids()[0], Meter::new(running.pids()));
     let address = running.endpoints.near;
-    let mut subscriber = Peer::login(address, "joe", "subscriber").await?;
-    let id = &subscriber.id;
-    let requests = [
-        format!(
-            r#"{{"domain":"global","type":"join","destination":"bus","request_id":"j","peer_id":"{id}"}}"#
-        ),
-        format!(r#"{{"domain":"bus","type":"subscribe","topic":"scale","request_id":"s","peer_id":"{id}"}}"#),
-    ];
-    subscriber.send(&requests).await?;
-    subscriber.wait(br#""type":"subscribed""#).await?;
+    let mut subscriber = Peer::subscribed(address, "subscriber").await?;
     let mut publishers = Vec::new();
     for number in 0..PUBLISHERS {
         publishers.push(Peer::login(address, "joe", &format!("publisher-{number}")).await?);
@@ -185,6 +179,87 @@ async fn burst(kit: &Kit) -> Result<()> {
     Ok(())
 }
 
+/// Publications at a steady pace to some that read, alone and beside one that does not.
+async fn stalled(kit: &Kit) -> Result<()> {
+    for beside in [false, true, false, true] {
+        let running = System::Deskmesh1.start(kit).await?;
+        let pid = running.pids()[0];
+        let address = running.endpoints.near;
+        let mut readers = Vec::new();
+        for number in 0..READERS {
+            readers.push(Peer::subscribed(address, &format!("reader-{number}")).await?);
+        }
+        let idle = match beside {
+            true => Some(Peer::subscribed(address, "idle").await?),
+            false => None,
+        };
+        let mut publisher = Peer::login(address, "joe", "publisher").await?;
+        let before = rss_kib(pid)?;
+        let sent: Rc<Cell<Vec<Instant>>> = Rc::default();
+        let mut reading = JoinSet::new();
+        for mut reader in readers {
+            let sent = sent.clone();
+            reading.spawn_local(async move {
+                let mut latencies = Histogram::<u64>::new(3)?;
+                let number = Finder::new(r#""n":"#);
+                while latencies.len() < PACED as u64 {
+                    reader
+                        .socket
+                        .reader
+                        .batch(|frame| {
+                            let Some(at) = number.find(frame) else { return Ok(()) };
+                            let digits = &frame[at + 4..];
+                            let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(0);
+                            let number: usize = std::str::from_utf8(&digits[..end])?.parse()?;
+                            let times = sent.take();
+                            let took = times[number].elapsed();
+                            sent.set(times);
+                            latencies.record(u64::try_from(took.as_micros())?)?;
+                            Ok(())
+                        })
+                        .await?;
+                }
+                Ok::<_, anyhow::Error>(latencies)
+            });
+        }
+        let filling = "x".repeat(8 << 10);
+        let mut pace = tokio::time::interval(Duration::from_millis(2));
+        for number in 0..PACED {
+            pace.tick().await;
+            let id = &publisher.id;
+            let message = format!(
+                r#"{{"domain":"bus","type":"publish","topic":"scale","peer_id":"{id}","data":{{"n":{number},"x":"{filling}"}}}}"#
+            );
+            let mut times = sent.take();
+            times.push(clock::now());
+            sent.set(times);
+            publisher.send(&[message]).await?;
+        }
+        let mut latencies = Histogram::<u64>::new(3)?;
+        while let Some(reader) = tokio::time::timeout(PATIENCE, reading.join_next()).await? {
+            latencies.add(reader??)?;
+        }
+        println!(
+            "stalled: {READERS} readers{}: {} of {} deliveries; p50 {} µs, p99 {} µs, p99.9 {} µs; at most about {} KiB more memory",
+            if beside { " beside one that does not read" } else { "" },
+            latencies.len(),
+            READERS * PACED,
+            latencies.value_at_quantile(0.5),
+            latencies.value_at_quantile(0.99),
+            latencies.value_at_quantile(0.999),
+            rss_kib(pid)?.saturating_sub(before)
+        );
+        drop(idle);
+        running.stop().await;
+    }
+    Ok(())
+}
+
+const READERS: usize = 8;
+/// Publications at a steady pace: 500 per second of 8 KiB, so that what one does not read soon exceeds
+/// what may wait for it.
+const PACED: usize = 4_000;
+
 /// A logged-in connection.
 struct Peer {
     socket: Socket,
@@ -203,6 +278,23 @@ impl Peer {
         let welcome: serde_json::Value = serde_json::from_slice(&welcome)?;
         peer.id = welcome["peer_id"].as_str().context("a welcome without peer_id")?.to_owned();
         ensure!(!peer.id.contains(['"', '\\']), "an id that needs escapes");
+        Ok(peer)
+    }
+
+    /// Logs in and subscribes to what is published here.
+    async fn subscribed(address: SocketAddr, application: &str) -> Result<Self> {
+        let mut peer = Self::login(address, "joe", application).await?;
+        let id = &peer.id;
+        let requests = [
+            format!(
+                r#"{{"domain":"global","type":"join","destination":"bus","request_id":"j","peer_id":"{id}"}}"#
+            ),
+            format!(
+                r#"{{"domain":"bus","type":"subscribe","topic":"scale","request_id":"s","peer_id":"{id}"}}"#
+            ),
+        ];
+        peer.send(&requests).await?;
+        peer.wait(br#""type":"subscribed""#).await?;
         Ok(peer)
     }
 

@@ -99,6 +99,8 @@ struct Queue {
     marks: BTreeMap<(SessionId, Text), InstanceId>,
     /// Since when more bytes of contexts wait than may.
     over_since: Option<Instant>,
+    /// How many times something was taken.
+    read: u64,
     /// Somebody has waited for room in vain. Nobody does so again before something is taken.
     stalled: bool,
     /// Set once the connection is to be closed: nothing is added any more.
@@ -117,6 +119,8 @@ enum Class {
 
 const CLASSES: usize = 5;
 
+/// A client that takes nothing for this long does not read.
+const PROGRESS: Duration = Duration::from_millis(10);
 /// How much is taken at once. What has been taken is out of reach of drops and marks.
 const TAKEN_BYTES: usize = 64 << 10;
 
@@ -201,19 +205,27 @@ impl Outbox {
         waits
     }
 
-    /// Waits until no more than half of the stream data that may wait does so, but not beyond `until`:
-    /// then this client is too slow to wait for.
+    /// Waits until no more than half of the stream data that may wait does so, but not beyond `until`, and
+    /// not for one that reads nothing: then this client is too slow to wait for.
     pub(crate) async fn relieved(&self, until: Instant) {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if !self.lock().is_crowded(&self.bounds) {
-                return;
-            }
-            if tokio::time::timeout_at(until, room).await.is_err() {
-                self.lock().stalled = true;
-                return;
+            let read = {
+                let queue = self.lock();
+                if !queue.is_crowded(&self.bounds) {
+                    return;
+                }
+                queue.read
+            };
+            let patience = until.min(Instant::now() + PROGRESS);
+            if tokio::time::timeout_at(patience, room).await.is_err() {
+                let mut queue = self.lock();
+                if queue.read == read || Instant::now() >= until {
+                    queue.stalled = true;
+                    return;
+                }
             }
         }
     }
@@ -338,6 +350,7 @@ impl Queue {
 
     fn taken(&mut self, bounds: &Bounds) {
         self.stalled = false;
+        self.read += 1;
         if self.bytes[Class::Contexts as usize] <= bounds.contexts {
             self.over_since = None;
         }

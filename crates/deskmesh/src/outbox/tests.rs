@@ -254,8 +254,8 @@ async fn who_waits_for_room_does_not_wait_for_ever() {
     }
     let start = Instant::now();
     outbox.relieved(start + Duration::from_secs(1)).await;
-    assert_eq!(start.elapsed(), Duration::from_secs(1));
+    assert_eq!(start.elapsed(), PROGRESS, "others must not wait for what does not happen");
     assert!(!outbox.push(published(6)).crowded);
     outbox.relieved(start + Duration::from_secs(5)).await;
-    assert_eq!(start.elapsed(), Duration::from_secs(1));
+    assert_eq!(start.elapsed(), PROGRESS);
 }
