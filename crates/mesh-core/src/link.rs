@@ -40,6 +40,8 @@ pub(crate) struct Link {
     heard: Tick,
     pinged: Tick,
     pings: u64,
+    /// What the dialler has said of itself, while another link is asked whether it still serves.
+    claim: Option<Claim>,
     /// The last measured round trip, in microseconds.
     pub(crate) rtt_us: Option<u64>,
     /// What the other side has covered once it has taken all that was sent; `None` before it has said
@@ -60,13 +62,27 @@ pub(crate) struct Link {
     held_since: Tick,
 }
 
+const SERVES: &str = "another link between these nodes serves";
+const NEWER_LIFE: &str = "a newer life of this node is known; was its disk copied?";
 /// Reasons that are kept until what they are about is withdrawn.
 const WHYS_MAX: usize = 1_024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Opening,
+    /// Opened by the dialler, and kept until it is certain that no other link serves.
+    Waiting,
     Up,
+}
+
+/// A node that wants its new link to serve in place of another.
+#[derive(Clone, Debug)]
+struct Claim {
+    incarnation: Incarnation,
+    name: Text,
+    /// The ping that asks the serving link, and when it went. While this node's own dial is being opened
+    /// there is nothing to ask.
+    asked: Option<(u64, Tick)>,
 }
 
 impl Node {
@@ -81,6 +97,7 @@ impl Node {
             heard: now,
             pinged: now,
             pings: 0,
+            claim: None,
             rtt_us: None,
             vector: None,
             said: VersionVector::new(),
@@ -98,6 +115,12 @@ impl Node {
             return self.close_link(link, reject::DUPLICATE, "this is the node itself");
         }
         if peer.dialled {
+            // What serves is not replaced, and one dial of this node is enough: the other side can rely on it
+            // that whoever says `Hello` had neither.
+            let others = self.links_beside(link, peer.node);
+            if others.iter().any(|(_, state, dialled)| *state == State::Up || *dialled) {
+                return self.close_link(link, reject::DUPLICATE, SERVES);
+            }
             let message = LinkMessage::Hello {
                 protocol_min: PROTOCOL,
                 protocol_max: PROTOCOL,
@@ -144,7 +167,7 @@ impl Node {
                 known.held_since = now;
                 known.held.push_back(message);
             }
-            (State::Opening, _) => {
+            (State::Opening | State::Waiting, _) => {
                 self.close_link(link, reject::PROTOCOL, "the first message was not the one that opens a link")
             }
             (State::Up, LinkMessage::Hello { .. } | LinkMessage::Welcome { .. }) => {
@@ -158,27 +181,52 @@ impl Node {
     fn hello(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
         let known_life = self.nodes.get(&peer).map(|node| node.incarnation);
         if known_life.is_some_and(|known| known > incarnation) {
-            return self.reject_link(
-                link,
-                reject::SUPERSEDED,
-                "a newer life of this node is known; was its disk copied?",
-            );
+            return self.reject_link(link, reject::SUPERSEDED, NEWER_LIFE);
         }
-        let same_life = known_life == Some(incarnation);
-        let others: Vec<(LinkId, bool)> = self
-            .links
-            .iter()
-            .filter(|(id, other)| **id != link && other.peer == peer)
-            .map(|(id, o)| (*id, o.dialled))
-            .collect();
-        for (other, dialled_here) in others {
-            // Both dialled at once: the dial of the smaller id wins, on both sides alike.
-            let opening = self.links.get(&other).is_some_and(|o| o.state == State::Opening);
-            if dialled_here && self.settings.node < peer && (same_life || opening) {
-                return self.reject_link(link, reject::DUPLICATE, "another link between these nodes serves");
-            }
-            self.drop_link(other, "replaced by a newer link");
+        let in_the_way = self.in_the_way(link, peer, incarnation);
+        let asked = match in_the_way {
+            Some((serving, State::Up)) => self.ping(serving).map(|count| (count, self.now.tick)),
+            _ => None,
+        };
+        if let Some(known) = self.links.get_mut(&link) {
+            known.state = State::Waiting;
+            known.claim = Some(Claim { incarnation, name, asked });
         }
+        if in_the_way.is_none() {
+            self.accept_link(link);
+        }
+    }
+
+    /// Returns the other links between this node and that one.
+    fn links_beside(&self, link: LinkId, peer: NodeId) -> Vec<(LinkId, State, bool)> {
+        let others = self.links.iter().filter(|(id, other)| **id != link && other.peer == peer);
+        others.map(|(id, other)| (*id, other.state, other.dialled)).collect()
+    }
+
+    /// Returns the link that a node's new one has to wait for, if there is one.
+    ///
+    /// That is the one that serves, unless it led to an earlier life; it is asked, since the other side
+    /// may have lost it. Else, of two dials at once, that of the smaller id wins on both sides alike.
+    fn in_the_way(&self, link: LinkId, peer: NodeId, incarnation: Incarnation) -> Option<(LinkId, State)> {
+        let others = self.links_beside(link, peer);
+        let same_life = |id: &LinkId| self.links.get(id).is_some_and(|l| l.incarnation >= incarnation);
+        let serving = others.iter().find(|(id, state, _)| *state == State::Up && same_life(id));
+        let dialled = || {
+            let own_first = self.settings.node < peer;
+            others.iter().find(|(_, state, dialled)| own_first && *dialled && *state == State::Opening)
+        };
+        serving.or_else(dialled).map(|(id, state, _)| (*id, *state))
+    }
+
+    /// Lets a link serve whose dialler has introduced itself, in place of all others.
+    fn accept_link(&mut self, link: LinkId) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let (peer, Some(claim)) = (known.peer, known.claim.take()) else { return };
+        known.state = State::Opening;
+        if self.nodes.get(&peer).is_some_and(|node| node.incarnation > claim.incarnation) {
+            return self.reject_link(link, reject::SUPERSEDED, NEWER_LIFE);
+        }
+        self.end_other_links(link, peer, claim.incarnation);
         let message = LinkMessage::Welcome {
             protocol: PROTOCOL,
             incarnation: self.settings.incarnation,
@@ -187,19 +235,78 @@ impl Node {
             addresses: self.settings.addresses.clone(),
         };
         self.emit(Output::Link { link, lane: Lane::Control, message });
-        self.link_up(link, peer, incarnation, name);
+        self.link_up(link, peer, claim.incarnation, claim.name);
+    }
+
+    /// One link serves between two nodes: the others end.
+    fn end_other_links(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation) {
+        let others = self.links_beside(link, peer);
+        for (other, ..) in &others {
+            // None of them is to take the place of another now.
+            if let Some(known) = self.links.get_mut(other) {
+                known.claim = None;
+            }
+        }
+        for (other, state, _) in others {
+            if state == State::Waiting {
+                self.reject_link(other, reject::DUPLICATE, SERVES);
+                continue;
+            }
+            if self.link_to(peer) == Some(other) {
+                self.hand_over(other, incarnation);
+            }
+            self.close_link(other, reject::DUPLICATE, "replaced by a newer link");
+        }
+    }
+
+    /// The link that served is broken, and another of the same life is there to take its place: calls over
+    /// it end, since nobody knows what became of them, and applications notice nothing else.
+    fn hand_over(&mut self, serving: LinkId, incarnation: Incarnation) {
+        let Some(known) = self.links.get(&serving).filter(|link| link.incarnation == incarnation) else {
+            return;
+        };
+        let Some(node) = self.nodes.get_mut(&known.peer) else { return };
+        node.link = None;
+        let name = node.name.clone();
+        self.end_calls_over(serving, &name);
+        self.end_requests_over(serving, &name);
+    }
+
+    /// Looks at the links that wait: the one that serves has answered, or is no more.
+    fn settle_claims(&mut self, peer: NodeId, answered: Option<u64>) {
+        let waiting: Vec<(LinkId, Claim)> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer == peer)
+            .filter_map(|(id, link)| Some((*id, link.claim.clone()?)))
+            .collect();
+        for (id, claim) in waiting {
+            let serves = claim.asked.is_some_and(|(count, _)| answered.is_some_and(|pong| pong >= count));
+            if serves {
+                self.reject_link(id, reject::DUPLICATE, SERVES);
+            } else if self.links.contains_key(&id) && self.in_the_way(id, peer, claim.incarnation).is_none() {
+                self.accept_link(id);
+            }
+        }
+    }
+
+    /// Sends a heartbeat, and returns its number.
+    fn ping(&mut self, link: LinkId) -> Option<u64> {
+        let known = self.links.get_mut(&link)?;
+        known.pinged = self.now.tick;
+        known.pings += 1;
+        let count = known.pings;
+        let message = LinkMessage::Ping { count, sent: self.now.tick.0 };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        Some(count)
     }
 
     fn link_up(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
-        let others: Vec<LinkId> =
-            self.links.iter().filter(|(id, o)| **id != link && o.peer == peer).map(|(id, _)| *id).collect();
-        for other in others {
-            self.drop_link(other, "replaced by a newer link");
-        }
         if let Some(known) = self.links.get_mut(&link) {
             known.state = State::Up;
             known.incarnation = incarnation;
         }
+        self.end_other_links(link, peer, incarnation);
         let node = self.know_node(peer, incarnation, name.clone());
         let restarted = node.incarnation < incarnation;
         node.incarnation = incarnation;
@@ -251,7 +358,10 @@ impl Node {
                     message: LinkMessage::Pong { count, sent },
                 });
             }
-            LinkMessage::Pong { sent, .. } => known.rtt_us = Some(self.now.tick.0.saturating_sub(sent)),
+            LinkMessage::Pong { count, sent } => {
+                known.rtt_us = Some(self.now.tick.0.saturating_sub(sent));
+                self.settle_claims(peer, Some(count));
+            }
             LinkMessage::Goaway { reason } => {
                 self.close_link(link, 0, &reason);
                 if let Some(node) = self.nodes.get_mut(&peer) {
@@ -346,8 +456,8 @@ impl Node {
     /// Tells the other nodes why an entry that is withdrawn now is; before the withdrawal itself, in the
     /// same lane.
     pub(crate) fn tell_why(&mut self, key: &Bytes, cause: &Cause) {
-        let links: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| link.state == State::Up).map(|(id, _)| *id).collect();
+        let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
+        let links: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
         for link in links {
             let message = LinkMessage::Why { key: key.clone(), cause: cause.clone() };
             self.emit(Output::Link { link, lane: Lane::Replication, message });
@@ -599,10 +709,16 @@ impl Node {
         for id in links {
             let Some(link) = self.links.get_mut(&id) else { continue };
             match link.state {
-                State::Opening if now.since(link.opened) >= timing.open_ms * 1000 => {
+                State::Opening | State::Waiting if now.since(link.opened) >= timing.open_ms * 1000 => {
                     self.close_link(id, reject::PROTOCOL, "the link was not opened in time");
                 }
                 State::Opening => {}
+                State::Waiting => {
+                    let asked = link.claim.as_ref().and_then(|claim| claim.asked);
+                    if asked.is_some_and(|(_, at)| now.since(at) >= timing.heartbeat_ms * 1000) {
+                        self.accept_link(id);
+                    }
+                }
                 State::Up => {
                     // A heartbeat that is this late means that this node itself was stopped: what the
                     // other said meanwhile is still waiting to be read.
@@ -617,10 +733,7 @@ impl Node {
                         continue;
                     }
                     if now.since(link.pinged) >= timing.heartbeat_ms * 1000 {
-                        link.pinged = now;
-                        link.pings += 1;
-                        let message = LinkMessage::Ping { count: link.pings, sent: now.0 };
-                        self.emit(Output::Link { link: id, lane: Lane::Control, message });
+                        self.ping(id);
                     }
                     if self.held_until(id).is_some_and(|until| now >= until) {
                         self.release_held(id, true);
@@ -654,9 +767,9 @@ impl Node {
     }
 
     fn send_digests(&mut self) {
-        let up: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| link.state == State::Up).map(|(id, _)| *id).collect();
-        for link in up {
+        let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
+        let opened: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
+        for link in opened {
             let message = LinkMessage::Digest {
                 domain: self.settings.domain,
                 vector: self.replica.vector().clone(),
@@ -671,11 +784,13 @@ impl Node {
     pub(crate) fn link_timeout(&self) -> Option<Tick> {
         let timing = self.settings.timing;
         let of_links = self.links.iter().flat_map(|(id, link)| {
-            let opening = (link.state == State::Opening).then(|| link.opened.plus_millis(timing.open_ms));
+            let opening = (link.state != State::Up).then(|| link.opened.plus_millis(timing.open_ms));
+            let asked = link.claim.as_ref().and_then(|claim| claim.asked);
+            let answer = asked.map(|(_, at)| at.plus_millis(timing.heartbeat_ms));
             let up = (link.state == State::Up).then(|| {
                 link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(timing.suspect_ms))
             });
-            [opening, up, self.held_until(*id)].into_iter().flatten()
+            [opening, answer, up, self.held_until(*id)].into_iter().flatten()
         });
         let of_nodes =
             self.nodes.values().filter_map(|node| node.lost_at).map(|at| at.plus_millis(timing.gone_ms));
@@ -701,18 +816,22 @@ impl Node {
         self.link_closed(link, &text.into());
     }
 
-    fn drop_link(&mut self, link: LinkId, text: &str) {
-        self.close_link(link, reject::DUPLICATE, text);
-    }
-
     pub(crate) fn link_closed(&mut self, link: LinkId, reason: &Text) {
         let Some(known) = self.links.get(&link) else { return };
-        let peer = known.peer;
-        let serving = self.link_to(peer) == Some(link);
-        if serving {
+        let (peer, incarnation) = (known.peer, known.incarnation);
+        let served = self.link_to(peer) == Some(link);
+        let mut claims =
+            self.links.values().filter(|link| link.peer == peer).filter_map(|link| link.claim.as_ref());
+        if served && claims.any(|claim| claim.incarnation == incarnation) {
+            self.hand_over(link, incarnation);
+        } else if served {
             self.node_unreachable(peer, link, reason);
         }
         self.links.remove(&link);
+        self.settle_claims(peer, None);
+        if served && self.nodes.get(&peer).is_some_and(|node| node.link.is_none() && node.lost_at.is_none()) {
+            self.node_unreachable(peer, link, reason);
+        }
     }
 
     fn node_unreachable(&mut self, peer: NodeId, link: LinkId, reason: &Text) {

@@ -4,6 +4,7 @@
 //! wrong clocks do is the business of the crate `mesh-sim`.
 
 mod found;
+mod links;
 mod merge;
 mod mesh;
 mod node;
