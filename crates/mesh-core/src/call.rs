@@ -2,24 +2,28 @@
 //!
 //! A call to an instance of this node is an [`Invocation`] that remembers where its answer goes. A call
 //! to another node is a [`RemoteCall`] here and an invocation there. The caller's node is the only exit:
-//! the first end wins, whatever comes later is for nobody.
+//! the first end wins, whatever comes later is for nobody. If the link breaks meanwhile, the call waits a
+//! while for another one, over which its node asks what became of it; see [`served`](crate::served).
 
 use mesh_model::link::LinkMessage;
 use mesh_model::trace::{Hop, HopKind, Route, TraceContext};
 use mesh_model::{
-    Answer, Arguments, CallFailure, CallId, Event, Json, LinkId, NodeId, Outcome, Reason, Request, SessionId,
-    Text, Tick, Words,
+    Answer, Arguments, CallFailure, CallId, Event, Incarnation, Json, Lane, LinkId, NodeId, Origin, Outcome,
+    Reason, Request, SessionId, Text, Tick, Words,
 };
 
 use crate::Output;
 use crate::node::Node;
 use crate::registry::{Method, RemoteInstance};
+use crate::served::Known;
 
 /// A method that is running on this node.
 #[derive(Debug)]
 pub(crate) struct Invocation {
     pub(crate) callee: SessionId,
     reply: Reply,
+    /// The time it has.
+    millis: u64,
     deadline: Tick,
     trace: Option<Box<Traced>>,
 }
@@ -27,8 +31,16 @@ pub(crate) struct Invocation {
 /// Where an answer goes.
 #[derive(Clone, Debug)]
 enum Reply {
-    Local { session: SessionId, request: Request },
-    Remote { node: NodeId, link: LinkId, id: CallId },
+    Local {
+        session: SessionId,
+        request: Request,
+    },
+    /// To a life of a node, over whichever link there is to it; `link` is the one over which it asked last.
+    Remote {
+        origin: Origin,
+        link: LinkId,
+        id: CallId,
+    },
 }
 
 /// A call that another node answers.
@@ -37,7 +49,12 @@ pub(crate) struct RemoteCall {
     pub(crate) session: SessionId,
     pub(crate) request: Request,
     pub(crate) node: NodeId,
-    pub(crate) link: LinkId,
+    /// The life of that node.
+    life: Incarnation,
+    /// The link over which it went, or that node has said that it knows of it.
+    link: LinkId,
+    /// Whether the callee has it.
+    accepted: bool,
     /// The callee.
     pub(crate) server: Text,
     deadline: Tick,
@@ -72,7 +89,8 @@ impl Node {
             Target::Local { callee, .. } => {
                 let reply = Reply::Local { session, request };
                 let caller = self.sessions[&session].instance.clone();
-                self.invoke(callee, caller, method, arguments, reply, traced);
+                let millis = self.settings.limits.call_ms_max;
+                self.invoke(callee, caller, method, arguments, millis, reply, traced);
             }
             Target::Remote { node, link, .. } => {
                 let Some(id) = self.remote_call(session, request, node, link, server, traced.clone()) else {
@@ -174,7 +192,10 @@ impl Node {
         let id = CallId(self.next_number());
         let deadline = self.now.tick.plus_millis(self.settings.limits.call_ms_max);
         let server = server.detached();
-        self.calls.insert(id, RemoteCall { session, request, node, link, server, deadline, trace });
+        let life = self.links.get(&link).map(|link| link.incarnation).unwrap_or_default();
+        let call =
+            RemoteCall { session, request, node, life, link, accepted: false, server, deadline, trace };
+        self.calls.insert(id, call);
         self.deadlines.insert((deadline, id));
         self.sessions.get_mut(&session)?.calls.insert(id);
         Some(id)
@@ -218,8 +239,21 @@ impl Node {
         to: &Text,
         method: Json,
         arguments: Arguments,
+        millis_left: u64,
         trace: Option<TraceContext>,
     ) {
+        let Some(origin) = self.origin_of(link) else { return };
+        let known = if subscribe { None } else { self.served.get(origin, id) };
+        match known {
+            // Whatever the path it came by, it runs once.
+            Some(Known::Running(_) | Known::Fenced) => return,
+            Some(Known::Ended(outcome)) => {
+                let message = LinkMessage::CallEnd { id, outcome, after: self.seq };
+                return self.send_from(id.0, link, message);
+            }
+            // A call goes out once, and over one link: this one has not run, it is merely late.
+            Some(Known::Forgotten) | None => {}
+        }
         let shown = self.nodes.get(&node).is_some_and(|known| known.shown);
         let caller = self.remote.get(from).filter(|row| row.node == node && shown);
         let callee = self.instances.get(to).copied().and_then(|id| self.sessions.get(&id).map(|s| (id, s)));
@@ -240,8 +274,11 @@ impl Node {
         };
         let (Some((callee, _)), None) = (callee, &failure) else {
             let failure = failure.unwrap_or(CallFailure::NoTarget { what: "the peer is gone".into() });
-            let message = LinkMessage::CallEnd { id, outcome: Outcome::Failed(failure), after: self.seq };
-            return self.send_from(id.0, link, message);
+            let outcome = Outcome::Failed(failure);
+            if !subscribe {
+                self.served.end(origin, id, &outcome, self.now.tick);
+            }
+            return self.send_from(id.0, link, LinkMessage::CallEnd { id, outcome, after: self.seq });
         };
         if subscribe {
             return self.subscription_arrived(callee, node, id, from.clone(), method, arguments);
@@ -265,7 +302,13 @@ impl Node {
                 forward: None,
             })
         });
-        self.invoke(callee, from.clone(), method, arguments, Reply::Remote { node, link, id }, traced);
+        let reply = Reply::Remote { origin, link, id };
+        self.invoke(callee, from.clone(), method, arguments, millis_left, reply, traced);
+    }
+
+    /// Returns the life of the node at the other end of a link.
+    fn origin_of(&self, link: LinkId) -> Option<Origin> {
+        self.links.get(&link).map(|link| Origin { node: link.peer, incarnation: link.incarnation })
     }
 
     fn invoke(
@@ -274,6 +317,7 @@ impl Node {
         caller: Text,
         method: Json,
         arguments: Arguments,
+        millis_left: u64,
         reply: Reply,
         trace: Option<Box<Traced>>,
     ) {
@@ -283,13 +327,25 @@ impl Node {
             return self.reply(callee.0, reply, trace, Outcome::Failed(CallFailure::Overloaded { limit }));
         }
         let invocation = self.next_number();
-        let deadline = self.now.tick.plus_millis(self.settings.limits.call_ms_max);
-        self.invocations.insert(invocation, Invocation { callee, reply, deadline, trace });
+        let millis = match (millis_left, self.settings.limits.call_ms_max) {
+            (0, max) => max,
+            (left, max) => left.min(max),
+        };
+        let deadline = self.now.tick.plus_millis(millis);
+        let remote = match reply {
+            Reply::Remote { origin, link, id } => Some((origin, link, id)),
+            Reply::Local { .. } => None,
+        };
+        self.invocations.insert(invocation, Invocation { callee, reply, millis, deadline, trace });
         self.deadlines.insert((deadline, CallId(invocation)));
         if let Some(session) = self.sessions.get_mut(&callee) {
             session.invocations.insert(invocation);
         }
         self.tell(callee, Event::Invoke { invocation, method, caller, arguments });
+        if let Some((origin, link, id)) = remote {
+            self.served.run(origin, id, invocation);
+            self.send_from(callee.0, link, LinkMessage::Accepted { id });
+        }
     }
 
     pub(crate) fn yield_result(&mut self, session: SessionId, invocation: u64, result: Option<Json>) {
@@ -327,33 +383,41 @@ impl Node {
         if self.invocations.get(&invocation).is_none_or(|known| known.callee != callee) {
             return false;
         }
-        let Some(Invocation { reply, deadline, trace, .. }) = self.invocations.remove(&invocation) else {
-            return false;
-        };
-        self.deadlines.remove(&(deadline, CallId(invocation)));
-        if let Some(session) = self.sessions.get_mut(&callee) {
-            session.invocations.remove(&invocation);
-        }
+        let Some(Invocation { reply, trace, .. }) = self.close_invocation(invocation) else { return false };
         self.reply(callee.0, reply, trace, outcome);
         true
     }
 
-    fn reply(&mut self, callee: u64, reply: Reply, trace: Option<Box<Traced>>, outcome: Outcome) {
+    fn close_invocation(&mut self, invocation: u64) -> Option<Invocation> {
+        let closed = self.invocations.remove(&invocation)?;
+        self.deadlines.remove(&(closed.deadline, CallId(invocation)));
+        if let Some(session) = self.sessions.get_mut(&closed.callee) {
+            session.invocations.remove(&invocation);
+        }
+        Some(closed)
+    }
+
+    fn report_egress(&mut self, trace: Option<Box<Traced>>, outcome: &Outcome) {
         if let Some(mut traced) = trace {
             traced.hop.end = self.now.tick;
             traced.hop.outcome = outcome.word();
             self.emit(Output::Hop(Box::new(traced.hop)));
         }
+    }
+
+    fn reply(&mut self, callee: u64, reply: Reply, trace: Option<Box<Traced>>, outcome: Outcome) {
+        self.report_egress(trace, &outcome);
         match reply {
             Reply::Local { session, request } => {
                 if self.sessions.contains_key(&session) {
                     self.tell(session, Event::CallEnded { request, outcome });
                 }
             }
-            Reply::Remote { node, link, id } => {
-                // On another link than the one it came by: the caller's node has ended the call when
-                // that one broke, so the answer is for nobody.
-                if self.nodes.get(&node).and_then(|node| node.link) == Some(link) {
+            Reply::Remote { origin, id, .. } => {
+                self.served.end(origin, id, &outcome, self.now.tick);
+                // Without a link the end waits until it is asked for. Another life of the caller's node may
+                // use the same id for another call.
+                if let Some(link) = self.link_to(origin.node).filter(|l| self.origin_of(*l) == Some(origin)) {
                     let after = self.seq;
                     self.send_from(callee, link, LinkMessage::CallEnd { id, outcome, after });
                 }
@@ -367,13 +431,60 @@ impl Node {
         for invocation in own.invocations.clone() {
             self.end_invocation(session, invocation, Outcome::Failed(CallFailure::CalleeGone));
         }
-        // What it called itself goes on over there and its answers are for nobody, but the session may
-        // only have left interop: each of its requests has an end.
+        // Nobody waits for what it called itself, but the session may only have left interop: each of its
+        // requests has an end.
         let Some(own) = self.sessions.get_mut(&session) else { return };
         for id in std::mem::take(&mut own.calls) {
             let Some(call) = self.calls.get(&id) else { continue };
             let node = self.nodes.get(&call.node).map(|node| node.name.clone()).unwrap_or_default();
-            self.end_call(id, Outcome::Failed(CallFailure::UnknownOutcome { node }));
+            self.give_up_call(id, Outcome::Failed(CallFailure::UnknownOutcome { node }));
+        }
+    }
+
+    /// Ends a call that may still run, and says so to the callee's node. Without a link that node hears it
+    /// when it is asked for the others.
+    fn give_up_call(&mut self, id: CallId, outcome: Outcome) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let (session, link) = (call.session, call.link);
+        let serves = self.link_to(call.node) == Some(link);
+        self.end_call(id, outcome);
+        if serves {
+            self.send_from(session.0, link, LinkMessage::Cancel { id });
+        }
+    }
+
+    /// The caller's side gave a call up: it is for nobody any more. Should it come only now, since a large
+    /// call travels beside the lanes, it is not run.
+    pub(crate) fn call_cancelled(&mut self, link: LinkId, id: CallId) {
+        let Some(origin) = self.origin_of(link) else { return };
+        match self.served.get(origin, id) {
+            Some(Known::Running(invocation)) => self.cancel(origin, id, invocation),
+            Some(Known::Ended(_) | Known::Fenced) => {}
+            Some(Known::Forgotten) | None => self.served.fence(origin, id, self.now.tick),
+        }
+    }
+
+    /// Forgets an invocation whose caller is gone. Its application cannot be told; what it yields is dropped.
+    fn cancel(&mut self, origin: Origin, id: CallId, invocation: u64) {
+        self.served.fence(origin, id, self.now.tick);
+        let Some(closed) = self.close_invocation(invocation) else { return };
+        let node = self.nodes.get(&origin.node).map(|node| node.name.clone()).unwrap_or_default();
+        self.report_egress(closed.trace, &Outcome::Failed(CallFailure::UnknownOutcome { node }));
+    }
+
+    /// Cancels all calls of some lives of a node.
+    pub(crate) fn cancel_all_of(&mut self, node: NodeId, concerned: impl Fn(Origin) -> bool) {
+        for (origin, id, invocation) in self.served.running(node) {
+            if concerned(origin) {
+                self.cancel(origin, id, invocation);
+            }
+        }
+    }
+
+    /// Takes word that a call has been given to its callee.
+    pub(crate) fn call_accepted(&mut self, node: NodeId, id: CallId) {
+        if let Some(call) = self.calls.get_mut(&id).filter(|call| call.node == node) {
+            call.accepted = true;
         }
     }
 
@@ -418,14 +529,126 @@ impl Node {
         Some(call)
     }
 
-    /// A link broke: the calls that went over it may or may not have run.
-    pub(crate) fn end_calls_over(&mut self, link: LinkId, node_name: &Text) {
-        let broken: Vec<CallId> =
-            self.calls.iter().filter(|(_, call)| call.link == link).map(|(id, _)| *id).collect();
-        for id in broken {
-            let failure = CallFailure::UnknownOutcome { node: node_name.clone() };
+    /// The link to a node broke: the calls that went over it may or may not have run, and wait for a while
+    /// for another link, over which that node can say.
+    pub(crate) fn calls_wait(&mut self, node: NodeId, until: Tick) {
+        let any = self.calls.values().any(|call| call.node == node);
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.calls_wait_until = any.then_some(until);
+        }
+    }
+
+    /// Returns the calls to a node that went over another link than the one that serves.
+    fn waiting_calls(&self, node: NodeId) -> Vec<CallId> {
+        let link = self.link_to(node);
+        let waits = |call: &RemoteCall| call.node == node && Some(call.link) != link;
+        self.calls.iter().filter(|(_, call)| waits(call)).map(|(id, _)| *id).collect()
+    }
+
+    /// Ends the calls to a node that wait: there is no telling whether they ran.
+    pub(crate) fn end_calls_to(&mut self, node: NodeId) {
+        let waiting = self.waiting_calls(node);
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        known.calls_wait_until = None;
+        let name = known.name.clone();
+        for id in waiting {
+            let failure = CallFailure::UnknownOutcome { node: name.clone() };
             self.end_call(id, Outcome::Failed(failure));
         }
+    }
+
+    /// There is a new link to a node: asks it what became of the calls that wait.
+    pub(crate) fn attach_calls(&mut self, node: NodeId, link: LinkId) {
+        let Some(Origin { incarnation, .. }) = self.origin_of(link) else { return };
+        let waiting = self.waiting_calls(node);
+        if waiting.iter().any(|id| self.calls.get(id).is_some_and(|call| call.life != incarnation)) {
+            // The life that knew of them is over.
+            self.end_calls_to(node);
+        }
+        let calls = self.waiting_calls(node);
+        // The node is there, so that its answer only takes as long as other words of an opening.
+        let until = self.now.tick.plus_millis(self.settings.timing.open_ms);
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.calls_wait_until = (!calls.is_empty()).then_some(until);
+        }
+        // Even without calls to ask for: those that are not named are given up.
+        self.emit(Output::Link { link, lane: Lane::Control, message: LinkMessage::Attach { calls } });
+    }
+
+    /// The caller's node asks over a new link what became of its calls.
+    pub(crate) fn calls_asked_for(&mut self, link: LinkId, calls: &[CallId]) {
+        let Some(origin) = self.origin_of(link) else { return };
+        let (mut known, mut unseen, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ended = Vec::new();
+        for id in calls.iter().copied() {
+            match self.served.get(origin, id) {
+                Some(Known::Running(invocation)) => {
+                    if let Some(Invocation { reply: Reply::Remote { link: asked_over, .. }, .. }) =
+                        self.invocations.get_mut(&invocation)
+                    {
+                        *asked_over = link;
+                    }
+                    known.push(id);
+                }
+                Some(Known::Ended(outcome)) => {
+                    ended.push((id, outcome));
+                    known.push(id);
+                }
+                Some(Known::Fenced) => unseen.push(id),
+                Some(Known::Forgotten) => forgotten.push(id),
+                None => {
+                    self.served.fence(origin, id, self.now.tick);
+                    unseen.push(id);
+                }
+            }
+        }
+        let asked_over_another = |invocation: &u64| {
+            let reply = self.invocations.get(invocation).map(|invocation| &invocation.reply);
+            matches!(reply, Some(Reply::Remote { link: other, .. }) if *other != link)
+        };
+        let mut given_up = self.served.running(origin.node);
+        given_up.retain(|(_, _, invocation)| asked_over_another(invocation));
+        for (origin, id, invocation) in given_up {
+            self.cancel(origin, id, invocation);
+        }
+        let message = LinkMessage::CallState { known, unseen, forgotten };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        for (id, outcome) in ended {
+            let after = self.seq;
+            self.send_from(id.0, link, LinkMessage::CallEnd { id, outcome, after });
+        }
+    }
+
+    /// The callee's node says what became of the calls that it was asked for.
+    pub(crate) fn calls_told_of(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        known: &[CallId],
+        unseen: &[CallId],
+        forgotten: &[CallId],
+    ) {
+        let name = self.nodes.get(&node).map(|node| node.name.clone()).unwrap_or_default();
+        let waits = |call: &RemoteCall| call.node == node && call.link != link;
+        for id in known {
+            if let Some(call) = self.calls.get_mut(id).filter(|call| waits(call)) {
+                call.link = link;
+            }
+        }
+        for id in unseen {
+            // What the callee was given cannot be unseen: then that node has lost its memory.
+            if self.calls.get(id).is_some_and(|call| waits(call) && !call.accepted) {
+                let node = name.clone();
+                self.end_call(*id, Outcome::Failed(CallFailure::NotDelivered { node }));
+            }
+        }
+        for id in forgotten {
+            if self.calls.get(id).is_some_and(waits) {
+                let node = name.clone();
+                self.end_call(*id, Outcome::Failed(CallFailure::UnknownOutcome { node }));
+            }
+        }
+        self.end_calls_to(node);
     }
 
     pub(crate) fn call_timers(&mut self) {
@@ -433,14 +656,17 @@ impl Node {
             if at > self.now.tick {
                 break;
             }
-            let millis = self.settings.limits.call_ms_max;
-            let outcome = Outcome::Failed(CallFailure::Deadline { millis });
-            match self.invocations.get(&id.0).map(|invocation| invocation.callee) {
+            let outcome = |millis| Outcome::Failed(CallFailure::Deadline { millis });
+            match self.invocations.get(&id.0).map(|invocation| (invocation.callee, invocation.millis)) {
                 // A callee that never answers must not fill up with what it forgot.
-                Some(callee) => drop(self.end_invocation(callee, id.0, outcome)),
-                None => self.end_call(id, outcome),
+                Some((callee, millis)) => drop(self.end_invocation(callee, id.0, outcome(millis))),
+                None => self.give_up_call(id, outcome(self.settings.limits.call_ms_max)),
             }
             self.deadlines.remove(&(at, id));
+        }
+        let kept = self.settings.timing.ended_call_ms * 1000;
+        if let Some(before) = self.now.tick.0.checked_sub(kept) {
+            self.served.forget_until(Tick(before));
         }
     }
 

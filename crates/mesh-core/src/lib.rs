@@ -24,6 +24,7 @@ mod registry;
 mod replica;
 mod restriction;
 mod returning;
+mod served;
 mod session;
 mod sight;
 mod stream;

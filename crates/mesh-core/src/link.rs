@@ -3,8 +3,8 @@
 //! A link is opened by `Hello` and `Welcome`; nothing else is said before. Then both sides exchange the
 //! vectors of the domain and batches of what the other lacks. The other node's applications are shown
 //! once its first batch is whole. Silence longer than `suspect_ms` breaks the link: its node's
-//! applications are withdrawn and pending calls end at once, while subscriptions are parked until the
-//! node is back or `gone_ms` have passed.
+//! applications are withdrawn at once, its calls wait for a new link until `call_grace_ms` after it was last
+//! heard, and subscriptions are parked until the node is back or `gone_ms` have passed.
 
 use std::collections::VecDeque;
 
@@ -18,6 +18,7 @@ use crate::content::Write;
 use crate::key::{self, Subject, UserKey};
 use crate::node::Node;
 use crate::party::Party;
+use crate::registry::RemoteNode;
 use crate::replica::{Changes, covers_all, join};
 use crate::session::parse_restriction;
 use crate::{Notice, Output};
@@ -34,7 +35,7 @@ const BATCH_PART_BYTES: usize = 64 << 10;
 pub(crate) struct Link {
     pub(crate) peer: NodeId,
     dialled: bool,
-    incarnation: Incarnation,
+    pub(crate) incarnation: Incarnation,
     state: State,
     opened: Tick,
     heard: Tick,
@@ -259,16 +260,17 @@ impl Node {
         }
     }
 
-    /// The link that served is broken, and another of the same life is there to take its place: calls over
-    /// it end, since nobody knows what became of them, and applications notice nothing else.
+    /// The link that served is broken, and another of the same life is there to take its place: it is asked
+    /// what became of the calls, and applications notice nothing.
     fn hand_over(&mut self, serving: LinkId, incarnation: Incarnation) {
         let Some(known) = self.links.get(&serving).filter(|link| link.incarnation == incarnation) else {
             return;
         };
-        let Some(node) = self.nodes.get_mut(&known.peer) else { return };
+        let (peer, heard) = (known.peer, known.heard);
+        let Some(node) = self.nodes.get_mut(&peer) else { return };
         node.link = None;
         let name = node.name.clone();
-        self.end_calls_over(serving, &name);
+        self.calls_wait(peer, heard.plus_millis(self.settings.timing.call_grace_ms));
         self.end_requests_over(serving, &name);
     }
 
@@ -315,6 +317,7 @@ impl Node {
         if restarted {
             self.end_streams_with(peer);
         }
+        self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
         let message = LinkMessage::DomainOpen {
             domain: self.settings.domain,
             vector: self.replica.vector().clone(),
@@ -322,6 +325,7 @@ impl Node {
             hash: self.replica.hash(),
         };
         self.emit(Output::Link { link, lane: Lane::Control, message });
+        self.attach_calls(peer, link);
         self.end_interests_of_node(peer);
         self.subscribe_again(peer, link);
         self.notice(Notice::NodeUp { node: peer, name });
@@ -364,6 +368,7 @@ impl Node {
             }
             LinkMessage::Goaway { reason } => {
                 self.close_link(link, 0, &reason);
+                self.end_calls_to(peer);
                 if let Some(node) = self.nodes.get_mut(&peer) {
                     node.lost_at = None;
                 }
@@ -383,6 +388,10 @@ impl Node {
                     self.compare(link, &vector, hash);
                 }
             }
+            LinkMessage::Attach { calls } => self.calls_asked_for(link, &calls),
+            LinkMessage::CallState { known, unseen, forgotten } => {
+                self.calls_told_of(link, peer, &known, &unseen, &forgotten);
+            }
             message => self.traffic(link, peer, message),
         }
     }
@@ -390,9 +399,17 @@ impl Node {
     /// Sessions' traffic, once the writes it came after are here.
     fn traffic(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
         match message {
-            LinkMessage::Call { id, subscribe, from, to, method, arguments, trace, .. } => {
-                self.call_arrived(link, peer, id, subscribe, &from, &to, method, arguments, trace);
+            LinkMessage::Call { domain, .. } | LinkMessage::Publish { domain, .. }
+                if domain != self.settings.domain =>
+            {
+                self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
             }
+            LinkMessage::Call { id, subscribe, from, to, method, arguments, millis_left, trace, .. } => {
+                let time = millis_left;
+                self.call_arrived(link, peer, id, subscribe, &from, &to, method, arguments, time, trace);
+            }
+            LinkMessage::Accepted { id } => self.call_accepted(peer, id),
+            LinkMessage::Cancel { id } => self.call_cancelled(link, id),
             LinkMessage::CallEnd { id, outcome, .. } => self.call_ended(peer, id, outcome),
             LinkMessage::SubscriptionAccepted { id, branch } => self.subscription_accepted(peer, id, branch),
             LinkMessage::BranchData { branch, data, sequence, snapshot, .. } => {
@@ -429,6 +446,8 @@ impl Node {
             | LinkMessage::Pong { .. }
             | LinkMessage::Goaway { .. }
             | LinkMessage::DomainOpen { .. }
+            | LinkMessage::Attach { .. }
+            | LinkMessage::CallState { .. }
             | LinkMessage::Batch { .. }
             | LinkMessage::Digest { .. } => {}
         }
@@ -638,6 +657,7 @@ impl Node {
         {
             self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
         }
+        self.end_calls_to(node);
         self.end_streams_with(node);
     }
 
@@ -741,6 +761,12 @@ impl Node {
                 }
             }
         }
+        let waited = |node: &RemoteNode| node.calls_wait_until.is_some_and(|until| now >= until);
+        let waited: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, node)| waited(node)).map(|(id, _)| *id).collect();
+        for node in waited {
+            self.end_calls_to(node);
+        }
         let gone: Vec<NodeId> = self
             .nodes
             .iter()
@@ -748,6 +774,7 @@ impl Node {
             .map(|(id, _)| *id)
             .collect();
         for node in gone {
+            self.cancel_all_of(node, |_| true);
             self.end_streams_with(node);
             let Some(known) = self.nodes.get_mut(&node) else { continue };
             known.lost_at = None;
@@ -794,7 +821,8 @@ impl Node {
         });
         let of_nodes =
             self.nodes.values().filter_map(|node| node.lost_at).map(|at| at.plus_millis(timing.gone_ms));
-        of_links.chain(of_nodes).chain([self.next_digest]).min()
+        let of_calls = self.nodes.values().filter_map(|node| node.calls_wait_until);
+        of_links.chain(of_nodes).chain(of_calls).chain([self.next_digest]).min()
     }
 
     /// Returns when what a link's messages wait for counts as late. The first batch comes or the link
@@ -818,28 +846,28 @@ impl Node {
 
     pub(crate) fn link_closed(&mut self, link: LinkId, reason: &Text) {
         let Some(known) = self.links.get(&link) else { return };
-        let (peer, incarnation) = (known.peer, known.incarnation);
+        let (peer, incarnation, heard) = (known.peer, known.incarnation, known.heard);
         let served = self.link_to(peer) == Some(link);
         let mut claims =
             self.links.values().filter(|link| link.peer == peer).filter_map(|link| link.claim.as_ref());
         if served && claims.any(|claim| claim.incarnation == incarnation) {
             self.hand_over(link, incarnation);
         } else if served {
-            self.node_unreachable(peer, link, reason);
+            self.node_unreachable(peer, link, heard, reason);
         }
         self.links.remove(&link);
         self.settle_claims(peer, None);
         if served && self.nodes.get(&peer).is_some_and(|node| node.link.is_none() && node.lost_at.is_none()) {
-            self.node_unreachable(peer, link, reason);
+            self.node_unreachable(peer, link, heard, reason);
         }
     }
 
-    fn node_unreachable(&mut self, peer: NodeId, link: LinkId, reason: &Text) {
+    fn node_unreachable(&mut self, peer: NodeId, link: LinkId, heard: Tick, reason: &Text) {
         let Some(node) = self.nodes.get_mut(&peer) else { return };
         node.link = None;
         node.lost_at = Some(self.now.tick);
         let name = node.name.clone();
-        self.end_calls_over(link, &name);
+        self.calls_wait(peer, heard.plus_millis(self.settings.timing.call_grace_ms));
         self.end_requests_over(link, &name);
         self.end_interests_of_node(peer);
         self.whys.retain(|(node, _), _| *node != peer);

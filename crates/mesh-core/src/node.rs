@@ -18,6 +18,7 @@ use crate::link::Link;
 use crate::registry::{RemoteInstance, RemoteNode};
 use crate::replica::{Changes, Replica};
 use crate::returning::{Departures, Resuming};
+use crate::served::Served;
 use crate::session::Session;
 use crate::stream::{Branch, Interest, RemoteSubscription};
 use crate::visibility::Visibility;
@@ -56,6 +57,10 @@ pub struct Timing {
     pub heartbeat_ms: u64,
     /// Silence after which a link counts as broken.
     pub suspect_ms: u64,
+    /// How long after its last sign of life the calls to a node wait for a link to it, if theirs broke.
+    pub call_grace_ms: u64,
+    /// How long the end of another node's call is known, in case its link broke.
+    pub ended_call_ms: u64,
     /// Absence after which subscriptions to an unreachable node end.
     pub gone_ms: u64,
     /// How long a message may wait for the replicated write it was sent after.
@@ -74,6 +79,8 @@ impl Default for Timing {
         Self {
             heartbeat_ms: 400,
             suspect_ms: 1_500,
+            call_grace_ms: 1_900,
+            ended_call_ms: 30_000,
             gone_ms: 30_000,
             hold_ms: 250,
             open_ms: 5_000,
@@ -113,6 +120,8 @@ pub struct Node {
 
     pub(crate) invocations: BTreeMap<u64, Invocation>,
     pub(crate) calls: BTreeMap<CallId, RemoteCall>,
+    /// The calls of other nodes.
+    pub(crate) served: Served,
     /// The same by deadline. One entry per key of `calls` and of `invocations`, which are counted as one.
     pub(crate) deadlines: BTreeSet<(Tick, CallId)>,
 
@@ -161,6 +170,7 @@ impl Node {
             unsettled: BTreeSet::new(),
             invocations: BTreeMap::new(),
             calls: BTreeMap::new(),
+            served: Served::default(),
             deadlines: BTreeSet::new(),
             interests: BTreeMap::new(),
             branches: BTreeMap::new(),

@@ -29,6 +29,8 @@ pub(crate) struct RemoteNode {
     pub(crate) shown: bool,
     /// Since when it cannot be reached, until it counts as gone.
     pub(crate) lost_at: Option<Tick>,
+    /// Until when the calls that went over a link that broke wait for word of them.
+    pub(crate) calls_wait_until: Option<Tick>,
     /// Its instances. One entry per row of `Node::remote` with this node.
     pub(crate) instances: BTreeSet<Text>,
 }
@@ -322,6 +324,7 @@ impl Node {
             link: None,
             shown: false,
             lost_at: None,
+            calls_wait_until: None,
             instances: BTreeSet::new(),
         });
         if incarnation >= known.incarnation && !name.is_empty() {

@@ -41,13 +41,15 @@ pub enum CallFailure {
         what: Text,
     },
     /// Certainly not run: safe to try again.
-    #[error("not delivered: node {node} cannot be reached; the method did not run")]
+    #[error("not delivered: the call did not reach an app on node {node}; the method did not run")]
     NotDelivered {
         /// The callee's node, by name.
         node: Text,
     },
     /// It may have run.
-    #[error("unknown outcome: the link to node {node} broke while the call was running; it may have run")]
+    #[error(
+        "unknown outcome: the link to node {node} broke, or the caller left, before the call had ended; it may have run"
+    )]
     UnknownOutcome {
         /// The callee's node, by name.
         node: Text,

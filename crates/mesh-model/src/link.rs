@@ -79,6 +79,16 @@ pub enum LinkMessage {
         after: u64,
         trace: Option<TraceContext>,
     },
+    /// The call has been given to the callee's application.
+    Accepted { id: CallId },
+    /// Nobody waits for the end of the call any more.
+    Cancel { id: CallId },
+    /// Asks what became of these calls of this life, which went over an earlier link. All others that went
+    /// over an earlier one are given up.
+    Attach { calls: Vec<CallId> },
+    /// The answer: these run or their ends follow, these never came and never will run, and of these nothing
+    /// is known any more.
+    CallState { known: Vec<CallId>, unseen: Vec<CallId>, forgotten: Vec<CallId> },
     /// How it ended.
     CallEnd { id: CallId, outcome: Outcome, after: u64 },
     /// A subscription is accepted and bound to a branch of its provider.
@@ -143,6 +153,8 @@ impl LinkMessage {
     pub const fn is_session_traffic(&self) -> bool {
         match self {
             Self::Call { .. }
+            | Self::Accepted { .. }
+            | Self::Cancel { .. }
             | Self::CallEnd { .. }
             | Self::SubscriptionAccepted { .. }
             | Self::BranchData { .. }
@@ -157,6 +169,8 @@ impl LinkMessage {
             | Self::Pong { .. }
             | Self::Goaway { .. }
             | Self::DomainOpen { .. }
+            | Self::Attach { .. }
+            | Self::CallState { .. }
             | Self::Batch { .. }
             | Self::Why { .. }
             | Self::Digest { .. } => false,

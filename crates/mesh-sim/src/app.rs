@@ -405,6 +405,9 @@ impl World {
                         self.wrong(app, &format!("call {call} got the answer of another"));
                     }
                 }
+                if matches!(outcome, Outcome::Failed(CallFailure::UnknownOutcome { .. })) {
+                    self.unknown_outcome(app, call);
+                }
                 let word = match outcome {
                     // The callee's node said so, or this one did: certainly not run.
                     Outcome::Failed(CallFailure::MethodRemoved) => "refused",
@@ -417,8 +420,19 @@ impl World {
         }
     }
 
+    /// Where a link is only replaced by another, its calls end as well as they would without.
+    fn unknown_outcome(&mut self, app: usize, call: usize) {
+        let options = &self.options;
+        let gave_up = self.apps[app].pending.values().any(|open| matches!(open, Pending::Leave { .. }));
+        if !options.cuts && !options.crashes && !options.stalls && !gave_up {
+            self.wrong(app, &format!("call {call} has an unknown outcome, and nothing was cut"));
+        }
+    }
+
     fn end_call(&mut self, app: usize, call: usize, word: &'static str) {
         self.ok += u64::from(word == "ok");
+        self.lost[0] += u64::from(word == "not_delivered");
+        self.lost[1] += u64::from(word == "unknown_outcome");
         let record = &mut self.calls[call];
         let before = record.ended.replace(word);
         let executions = record.executions;

@@ -251,6 +251,12 @@ impl World {
                     left.push(table.to_owned());
                 }
             }
+            if !text.contains("served: Served { calls: {}, ended: [], bytes: 0,") {
+                left.push("served".to_owned());
+            }
+            if text.contains("calls_wait_until: Some") {
+                left.push("calls_wait_until".to_owned());
+            }
             if !left.is_empty() {
                 self.violate(format!("node {host} without applications keeps {left:?}"));
             }

@@ -19,12 +19,14 @@ fn main() -> std::process::ExitCode {
         }
     }
     let mut failed = 0;
-    let mut sums = [0u64; 6];
+    let mut sums = [0u64; 8];
     for seed in from..from + count {
         let options = Options::of(seed);
         let report = run(&options);
         let [data, changes, publications] = report.received;
-        let counts = [report.frames, report.calls.0, report.calls.1, data, changes, publications];
+        let [undelivered, unknown] = report.lost;
+        let (calls, ok) = report.calls;
+        let counts = [report.frames, calls, ok, undelivered, unknown, data, changes, publications];
         for (sum, count) in sums.iter_mut().zip(counts) {
             *sum += count;
         }
@@ -40,9 +42,9 @@ fn main() -> std::process::ExitCode {
             println!("  again: cargo run --release -p mesh-sim -- --seed {seed}");
         }
     }
-    let [frames, calls, ok, data, changes, publications] = sums;
+    let [frames, calls, ok, undelivered, unknown, data, changes, publications] = sums;
     println!(
-        "{count} seeds, {failed} failed; {frames} frames, {calls} calls ({ok} with a result), {data} stream data, {changes} context changes, {publications} publications"
+        "{count} seeds, {failed} failed; {frames} frames, {calls} calls ({ok} with a result, {undelivered} not delivered, {unknown} unknown), {data} stream data, {changes} context changes, {publications} publications"
     );
     if failed == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }

@@ -76,6 +76,8 @@ pub struct Report {
     pub frames: u64,
     /// Calls made, and how many of them were answered with a result.
     pub calls: (u64, u64),
+    /// How many of them certainly never came to their callee, and how many may have.
+    pub lost: [u64; 2],
     /// Stream data, context changes and publications that applications got.
     pub received: [u64; 3],
 }
@@ -90,6 +92,7 @@ pub fn run(options: &Options) -> Report {
         trace: world.trace,
         frames: world.frames,
         calls: (world.calls.len() as u64, world.ok),
+        lost: world.lost,
         received: world.received,
         violations: world.violations,
     }
@@ -160,6 +163,7 @@ pub(crate) struct World {
     pub(crate) trace: u64,
     frames: u64,
     pub(crate) ok: u64,
+    pub(crate) lost: [u64; 2],
     pub(crate) received: [u64; 3],
     pub(crate) violations: Vec<String>,
     pub(crate) crashed: BTreeSet<usize>,
@@ -197,6 +201,7 @@ impl World {
             trace: 0,
             frames: 0,
             ok: 0,
+            lost: [0; 2],
             received: [0; 3],
             violations: Vec::new(),
             crashed: BTreeSet::new(),
@@ -379,6 +384,7 @@ impl World {
             limits: Limits { call_ms_max: 5_000, ..Limits::default() },
             timing: Timing {
                 gone_ms: 5_000,
+                ended_call_ms: 5_000,
                 digest_ms: 2_000,
                 tombstone_ms: if self.options.tombstones { 3_000 } else { 3_600_000 },
                 ..Timing::default()

@@ -118,6 +118,17 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
                 trace: fields.get(b'x', Reader::trace)?,
             }
         }
+        message::ACCEPTED => LinkMessage::Accepted { id: fields()?.must(b'i', Reader::call)? },
+        message::CANCEL => LinkMessage::Cancel { id: fields()?.must(b'i', Reader::call)? },
+        message::ATTACH_CALL => LinkMessage::Attach { calls: fields()?.or_default(b'i', Reader::calls)? },
+        message::CALL_STATE => {
+            let fields = fields()?;
+            LinkMessage::CallState {
+                known: fields.or_default(b'k', Reader::calls)?,
+                unseen: fields.or_default(b'n', Reader::calls)?,
+                forgotten: fields.or_default(b'f', Reader::calls)?,
+            }
+        }
         message::CALL_END => {
             let fields = fields()?;
             LinkMessage::CallEnd {
@@ -373,6 +384,10 @@ impl<'a> Reader<'a> {
 
     fn call(&mut self) -> Result<CallId, WireError> {
         self.uint().map(CallId)
+    }
+
+    fn calls(&mut self) -> Result<Vec<CallId>, WireError> {
+        self.list(Self::call)
     }
 
     fn domain(&mut self) -> Result<DomainId, WireError> {

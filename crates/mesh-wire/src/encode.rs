@@ -6,7 +6,8 @@ use bytes::Bytes;
 use mesh_model::link::WireEntry;
 use mesh_model::trace::TraceContext;
 use mesh_model::{
-    Answer, CallFailure, Cause, Json, LinkMessage, NodeId, Origin, Outcome, Text, VersionVector, Words,
+    Answer, CallFailure, CallId, Cause, Json, LinkMessage, NodeId, Origin, Outcome, Text, VersionVector,
+    Words,
 };
 use rmp::encode as pack;
 
@@ -103,6 +104,25 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.uint_if(b'l', *millis_left);
             out.uint_if(b'a', *after);
             out.trace(b'x', trace.as_ref());
+        }
+        LinkMessage::Accepted { id } => {
+            out = frame(message::ACCEPTED);
+            out.uint(b'i', id.0);
+        }
+        LinkMessage::Cancel { id } => {
+            out = frame(message::CANCEL);
+            out.uint(b'i', id.0);
+        }
+        LinkMessage::Attach { calls } => {
+            out = with(message::ATTACH_CALL, calls.len() * CALL_BYTES);
+            out.calls(b'i', calls);
+        }
+        LinkMessage::CallState { known, unseen, forgotten } => {
+            let calls = known.len() + unseen.len() + forgotten.len();
+            out = with(message::CALL_STATE, calls * CALL_BYTES);
+            out.calls(b'k', known);
+            out.calls(b'n', unseen);
+            out.calls(b'f', forgotten);
         }
         LinkMessage::CallEnd { id, outcome, after } => {
             out = with(message::CALL_END, message.payload_len());
@@ -300,6 +320,14 @@ impl Frame {
         }
     }
 
+    fn calls(&mut self, key: u8, calls: &[CallId]) {
+        if !calls.is_empty() {
+            let buffer = self.key(key);
+            array(buffer, calls.len());
+            calls.iter().for_each(|id| uint(buffer, id.0));
+        }
+    }
+
     fn trace(&mut self, key: u8, trace: Option<&TraceContext>) {
         let Some(trace) = trace else { return };
         let buffer = self.key(key);
@@ -407,5 +435,7 @@ const ONE_LETTER: u8 = 0xa1;
 const HEAD_BYTES: usize = 128;
 /// An origin and a number.
 const ORIGIN_BYTES: usize = 37;
+/// The id of a call, most times.
+const CALL_BYTES: usize = 5;
 /// An entry beside key and value.
 const ENTRY_BYTES: usize = 30;

@@ -48,8 +48,16 @@ pub const DIGEST: u64 = 0x2c;
 /// `i` call, `d` domain, `f` text: from, `t` text: to, `m` json: method, \[`s` subscribe, `p` json:
 /// positional, `n` json: named, `g` json: flags, `c` json: context, `l` ms left, `a` after, `x` trace\].
 pub const CALL: u64 = 0x40;
+/// `i` call.
+pub const ACCEPTED: u64 = 0x41;
 /// `i` call, `o` outcome, \[`a` after\], and what the [`outcome`] says.
 pub const CALL_END: u64 = 0x42;
+/// \[`i` calls\].
+pub const ATTACH_CALL: u64 = 0x44;
+/// \[`k` calls: known, `n` calls: never seen, `f` calls: forgotten\].
+pub const CALL_STATE: u64 = 0x45;
+/// `i` call.
+pub const CANCEL: u64 = 0x46;
 /// `i` call, `b` branch.
 pub const SUB_OK: u64 = 0x48;
 /// `b` branch, `d` json: data, \[`s` json: sequence, `n` json: snapshot, `a` after\].

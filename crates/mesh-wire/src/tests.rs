@@ -148,6 +148,16 @@ fn examples() -> Vec<LinkMessage> {
             after: 0,
             trace: None,
         },
+        LinkMessage::Accepted { id: CallId(7) },
+        LinkMessage::Cancel { id: CallId(u64::MAX) },
+        LinkMessage::Attach { calls: vec![] },
+        LinkMessage::Attach { calls: vec![CallId(0), CallId(300)] },
+        LinkMessage::CallState { known: vec![], unseen: vec![], forgotten: vec![] },
+        LinkMessage::CallState {
+            known: vec![CallId(1)],
+            unseen: vec![CallId(2), CallId(3)],
+            forgotten: vec![CallId(u64::MAX)],
+        },
         result(None),
         result(Some(json("{\"price\":1.0}"))),
         LinkMessage::CallEnd {
@@ -341,6 +351,11 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
             outcome,
             after
         }),
+        call().prop_map(|id| LinkMessage::Accepted { id }),
+        call().prop_map(|id| LinkMessage::Cancel { id }),
+        vec(call(), 0..40).prop_map(|calls| LinkMessage::Attach { calls }),
+        (vec(call(), 0..40), vec(call(), 0..40), vec(call(), 0..40))
+            .prop_map(|(known, unseen, forgotten)| { LinkMessage::CallState { known, unseen, forgotten } }),
         (call(), number()).prop_map(|(id, branch)| LinkMessage::SubscriptionAccepted { id, branch }),
         (number(), json(), maybe(), maybe(), number()).prop_map(
             |(branch, data, sequence, snapshot, after)| LinkMessage::BranchData {
