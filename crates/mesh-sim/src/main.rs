@@ -1,50 +1,114 @@
 //! Plays seeds and says which ones break a promise.
 
-use mesh_sim::{Options, run};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{available_parallelism, scope};
+
+use mesh_sim::{Options, Report, run};
+
+const USAGE: &str =
+    "usage: mesh-sim [--seeds COUNT] [--from SEED] [--seed SEED] [--with FAULT]... [--jobs COUNT]
+  --seeds COUNT   how many seeds to play, 100 if not said
+  --from SEED     the first of them, 1 if not said
+  --seed SEED     plays one seed twice, prints what it expands to, and compares the traces
+  --with FAULT    turns one option on in every run, by its name as a seed prints it
+  --jobs COUNT    threads, as many as there are processors if not said";
+
+struct Arguments {
+    from: u64,
+    count: u64,
+    one: bool,
+    with: Vec<String>,
+    jobs: usize,
+}
+
+fn arguments() -> Option<Arguments> {
+    let jobs = available_parallelism().map_or(1, usize::from);
+    let mut parsed = Arguments { from: 1, count: 100, one: false, with: Vec::new(), jobs };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next()?;
+        match word.as_str() {
+            "--seeds" => parsed.count = value.parse().ok()?,
+            "--from" => parsed.from = value.parse().ok()?,
+            "--seed" => (parsed.from, parsed.count, parsed.one) = (value.parse().ok()?, 1, true),
+            "--jobs" => parsed.jobs = value.parse().ok().filter(|jobs| *jobs > 0)?,
+            "--with" if Options::of(1).switch_on(&value) => parsed.with.push(value),
+            _ => return None,
+        }
+    }
+    Some(parsed)
+}
+
+fn options(seed: u64, with: &[String]) -> Options {
+    let mut options = Options::of(seed);
+    for name in with {
+        options.switch_on(name);
+    }
+    options
+}
+
+#[expect(clippy::print_stdout, reason = "a command-line tool")]
+fn tell_failure(report: &Report, with: &[String]) {
+    let seed = report.options.seed;
+    println!("seed {seed} failed: {:?}", report.options);
+    for violation in report.violations.iter().take(4) {
+        println!("  {violation}");
+    }
+    let with: String = with.iter().map(|name| format!(" --with {name}")).collect();
+    println!("  again: cargo xtask sim --seed {seed}{with}");
+}
 
 #[expect(clippy::print_stdout, reason = "a command-line tool")]
 fn main() -> std::process::ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let (mut from, mut count, mut verbose) = (1u64, 100u64, false);
-    while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|text| text.parse::<u64>().ok());
-        match (argument.as_str(), number()) {
-            ("--seeds", Some(seeds)) => count = seeds,
-            ("--from", Some(first)) => from = first,
-            ("--seed", Some(seed)) => (from, count, verbose) = (seed, 1, true),
-            _ => {
-                println!("usage: mesh-sim [--seeds COUNT] [--from SEED] [--seed SEED]");
-                return std::process::ExitCode::from(2);
+    let Some(Arguments { from, count, one, with, jobs }) = arguments() else {
+        println!("{USAGE}");
+        return std::process::ExitCode::from(2);
+    };
+    let next = AtomicU64::new(from);
+    let end = from.saturating_add(count);
+    let play = || {
+        let (mut failed, mut sums) = (0u64, [0u64; 9]);
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return (failed, sums);
+            }
+            let report = run(&options(seed, &with));
+            let [data, changes, publications] = report.received;
+            let ([undelivered, unknown], (calls, ok)) = (report.lost, report.calls);
+            let (frames, faults) = (report.frames, report.faults);
+            let counts = [frames, faults, calls, ok, undelivered, unknown, data, changes, publications];
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count;
+            }
+            if !report.violations.is_empty() {
+                failed += 1;
+                tell_failure(&report, &with);
             }
         }
-    }
-    let mut failed = 0;
-    let mut sums = [0u64; 8];
-    for seed in from..from + count {
-        let options = Options::of(seed);
-        let report = run(&options);
-        let [data, changes, publications] = report.received;
-        let [undelivered, unknown] = report.lost;
-        let (calls, ok) = report.calls;
-        let counts = [report.frames, calls, ok, undelivered, unknown, data, changes, publications];
+    };
+    let results: Vec<(u64, [u64; 9])> = scope(|threads| {
+        let running: Vec<_> = (0..jobs).map(|_| threads.spawn(play)).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    // A thread that is missing has panicked, and said so.
+    let panicked = results.len() < jobs;
+    let (mut failed, mut sums) = (u64::from(panicked), [0u64; 9]);
+    for (more, counts) in results {
+        failed += more;
         for (sum, count) in sums.iter_mut().zip(counts) {
             *sum += count;
         }
-        if verbose {
-            println!("{options:?}\ntrace {:016x}, {} frames", report.trace, report.frames);
-        }
-        if !report.violations.is_empty() {
-            failed += 1;
-            println!("seed {seed} failed: {options:?}");
-            for violation in report.violations.iter().take(4) {
-                println!("  {violation}");
-            }
-            println!("  again: cargo run --release -p mesh-sim -- --seed {seed}");
-        }
     }
-    let [frames, calls, ok, undelivered, unknown, data, changes, publications] = sums;
+    if one {
+        let options = options(from, &with);
+        let (first, second) = (run(&options).trace, run(&options).trace);
+        println!("{options:?}\ntrace {first:016x}, again {second:016x}");
+        failed += u64::from(first != second);
+    }
+    let [frames, faults, calls, ok, undelivered, unknown, data, changes, publications] = sums;
     println!(
-        "{count} seeds, {failed} failed; {frames} frames, {calls} calls ({ok} with a result, {undelivered} not delivered, {unknown} unknown), {data} stream data, {changes} context changes, {publications} publications"
+        "{count} seeds, {failed} failed; {faults} faults, {frames} frames, {calls} calls ({ok} with a result, {undelivered} not delivered, {unknown} unknown), {data} stream data, {changes} context changes, {publications} publications"
     );
     if failed == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }

@@ -58,6 +58,24 @@ impl Options {
         }
     }
 
+    /// Turns one kind of fault on, by the name of its field; returns whether there is one of that name.
+    pub fn switch_on(&mut self, name: &str) -> bool {
+        let switch = match name {
+            "cuts" => &mut self.cuts,
+            "crashes" => &mut self.crashes,
+            "stalls" => &mut self.stalls,
+            "double_dials" => &mut self.double_dials,
+            "missing_link" => {
+                self.nodes = self.nodes.max(3);
+                &mut self.missing_link
+            }
+            "tombstones" => &mut self.tombstones,
+            _ => return false,
+        };
+        *switch = true;
+        true
+    }
+
     pub(crate) const fn faultless(&self) -> bool {
         !(self.cuts || self.crashes || self.stalls || self.double_dials)
     }
@@ -72,6 +90,8 @@ pub struct Report {
     pub trace: u64,
     /// What was wrong; empty when all held.
     pub violations: Vec<String>,
+    /// Faults that were injected.
+    pub faults: u64,
     /// Frames delivered between nodes.
     pub frames: u64,
     /// Calls made, and how many of them were answered with a result.
@@ -90,6 +110,7 @@ pub fn run(options: &Options) -> Report {
     Report {
         options: options.clone(),
         trace: world.trace,
+        faults: world.faults,
         frames: world.frames,
         calls: (world.calls.len() as u64, world.ok),
         lost: world.lost,
@@ -161,6 +182,7 @@ pub(crate) struct World {
     pub(crate) phase: Phase,
     blocked: BTreeMap<(usize, usize), u64>,
     pub(crate) trace: u64,
+    faults: u64,
     frames: u64,
     pub(crate) ok: u64,
     pub(crate) lost: [u64; 2],
@@ -199,6 +221,7 @@ impl World {
             phase: Phase::Active,
             blocked: BTreeMap::new(),
             trace: 0,
+            faults: 0,
             frames: 0,
             ok: 0,
             lost: [0; 2],
@@ -597,6 +620,7 @@ impl World {
                 let open: Vec<usize> =
                     (0..self.conns.len()).filter(|c| !self.conns[*c].cut && self.conns[*c].open[0]).collect();
                 if let Some(conn) = self.rng.pick(&open).copied() {
+                    self.faults += 1;
                     let [a, b] = self.conns[conn].host;
                     self.cut(conn);
                     if self.rng.chance(50) {
@@ -608,6 +632,7 @@ impl World {
             6 | 7 if self.options.crashes => self.crash(host),
             // Not twice at once: what waits for the end of the first must keep its place.
             8 | 9 if self.options.stalls && self.stalled(host).is_none() => {
+                self.faults += 1;
                 let long = self.rng.range(50_000, 4_000_000);
                 self.hosts[host].stalled_until = (self.now + long) | 1;
             }
@@ -619,6 +644,7 @@ impl World {
         if self.hosts[host].node.take().is_none() {
             return;
         }
+        self.faults += 1;
         self.crashed.insert(host);
         let links: Vec<(usize, usize)> = std::mem::take(&mut self.hosts[host].links).into_values().collect();
         for (conn, end) in links {
