@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_model::{LinkId, NodeId};
+use mesh_model::NodeId;
 use mesh_net::quic::DialError;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::gateway::Gateway;
 
 /// Pauses between dials of one target.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// How long a link lasts before the pauses begin anew.
+const STEADY: Duration = Duration::from_secs(1);
+/// How long one address is tried alone, before the next of the same target is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// How often targets are looked at when nothing changes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Most nodes that are remembered on disk.
@@ -33,22 +38,27 @@ struct Attempt {
     pause: Duration,
     /// Whether a dial is under way.
     dialling: bool,
-    due: Option<tokio::time::Instant>,
-    /// The link that a seed's dial led to.
-    link: Option<LinkId>,
+    due: Option<Instant>,
+    linked_since: Option<Instant>,
+    /// Who answered last at a seed.
+    answered: Option<NodeId>,
 }
 
 /// A node as it is remembered over a restart.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     node: String,
     addresses: Vec<String>,
 }
 
 /// Dials until the program ends.
+///
+/// Each target is dialled by itself, so one that does not answer holds up no other. Where that leads to
+/// a second link, one of the two is closed before anybody notices.
 pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: PathBuf) {
     let file = data_dir.join("peers.json");
-    for known in read(&file) {
+    let mut saved = read(&file);
+    for known in &saved {
         if let Some(node) = NodeId::parse(&known.node) {
             gateway
                 .addresses
@@ -58,47 +68,44 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
     }
     let mut attempts: BTreeMap<Target, Attempt> =
         seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
-    let mut saved = 0;
     let mut dials = JoinSet::new();
     loop {
         for known in &gateway.addresses {
             attempts.entry(Target::Node(*known.key())).or_default();
         }
-        if gateway.addresses.len() != saved {
-            saved = gateway.addresses.len();
-            save(&gateway, &file);
-        }
-        // Those that are known by name go first: one that does not answer must not keep this node from the
-        // others, and a seed is most often one of them.
-        let mut seeds_wait = false;
-        for (target, attempt) in attempts.iter_mut().rev() {
-            if attempt.dialling {
-                seeds_wait |= matches!(target, Target::Node(_));
-                continue;
-            }
+        for (target, attempt) in &mut attempts {
             if is_linked(&gateway, target, attempt) {
-                attempt.pause = Duration::ZERO;
-                attempt.due = None;
+                // A link that is refused is there for a moment too.
+                if attempt.linked_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+                    attempt.pause = Duration::ZERO;
+                    attempt.due = None;
+                }
                 continue;
             }
-            let waits = seeds_wait && matches!(target, Target::Seed(_));
-            if waits || attempt.due.is_some_and(|due| due > tokio::time::Instant::now()) {
+            attempt.linked_since = None;
+            if attempt.dialling || attempt.due.is_some_and(|due| due > Instant::now()) {
                 continue;
             }
-            seeds_wait |= matches!(target, Target::Node(_));
             attempt.pause = (attempt.pause * 2).clamp(PAUSE_FIRST, PAUSE_LONGEST);
             attempt.dialling = true;
             let (gateway, target) = (gateway.clone(), target.clone());
-            dials.spawn(async move { (dial(&gateway, &target).await, target) });
+            dials.spawn(async move { (dial(gateway, &target).await, target) });
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = gateway.topology_changed.notified() => {}
-            Some(Ok((link, target))) = dials.join_next() => {
+            () = gateway.topology_changed.notified() => save(&gateway, &file, &mut saved),
+            () = gateway.network_changed.notified() => {
+                // Dials that are under way may wait long for an answer to what was lost.
+                dials = JoinSet::new();
+                for attempt in attempts.values_mut() {
+                    *attempt = Attempt { answered: attempt.answered, ..Attempt::default() };
+                }
+            }
+            Some(Ok((answered, target))) = dials.join_next() => {
                 if let Some(attempt) = attempts.get_mut(&target) {
-                    attempt.link = link;
+                    attempt.answered = answered.or(attempt.answered);
                     attempt.dialling = false;
-                    attempt.due = Some(tokio::time::Instant::now() + attempt.pause);
+                    attempt.due = Some(Instant::now() + attempt.pause);
                 }
             }
         }
@@ -106,16 +113,18 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
 }
 
 fn is_linked(gateway: &Gateway, target: &Target, attempt: &Attempt) -> bool {
-    match target {
-        Target::Node(node) => {
-            *node == gateway.identity().node() || gateway.links.iter().any(|link| link.value().0 == *node)
-        }
-        Target::Seed(_) => attempt.link.is_some_and(|link| gateway.links.contains_key(&link)),
-    }
+    let node = match target {
+        Target::Node(node) => Some(*node),
+        // A seed that turns out to be this node itself is no mistake: one list serves all nodes.
+        Target::Seed(_) => attempt.answered,
+    };
+    node.is_some_and(|node| {
+        node == gateway.identity().node() || gateway.links.iter().any(|link| link.value().0 == node)
+    })
 }
 
-async fn dial(gateway: &Gateway, target: &Target) -> Option<LinkId> {
-    let endpoint = gateway.endpoint()?;
+/// Dials all addresses of a target, and returns who answers first.
+async fn dial(gateway: Arc<Gateway>, target: &Target) -> Option<NodeId> {
     let (addresses, expected) = match target {
         Target::Seed(seed) => (vec![seed.clone()], None),
         Target::Node(node) => {
@@ -123,29 +132,61 @@ async fn dial(gateway: &Gateway, target: &Target) -> Option<LinkId> {
             (known.iter().map(ToString::to_string).collect(), Some(*node))
         }
     };
-    for address in addresses {
-        let Ok(resolved) = tokio::net::lookup_host(&address).await else {
-            tracing::debug!(%address, "the name of a node's address is not known");
-            continue;
-        };
-        for socket in resolved.collect::<Vec<SocketAddr>>() {
-            match endpoint.dial(socket, expected).await {
-                Ok(link) => return Some(link),
-                // A seed that turns out to be this node itself is no mistake: one list serves all nodes.
-                Err(DialError::OwnNode) => return None,
-                Err(error) => tracing::debug!(%address, %error, "a node could not be reached"),
-            }
+    let mut tries = JoinSet::new();
+    for (turn, address) in (0..).zip(addresses) {
+        let gateway = gateway.clone();
+        tries.spawn(async move {
+            tokio::time::sleep(HEAD_START * turn).await;
+            dial_address(gateway, address, expected).await
+        });
+    }
+    first(tries).await
+}
+
+/// Dials what an address stands for now: a name may mean another machine than the last time.
+async fn dial_address(gateway: Arc<Gateway>, address: String, expected: Option<NodeId>) -> Option<NodeId> {
+    let Ok(resolved) = tokio::net::lookup_host(&address).await else {
+        tracing::debug!(%address, "the name of a node's address is not known");
+        return None;
+    };
+    let mut tries = JoinSet::new();
+    for (turn, socket) in (0..).zip(resolved) {
+        let gateway = gateway.clone();
+        tries.spawn(async move {
+            tokio::time::sleep(HEAD_START * turn).await;
+            dial_socket(&gateway, socket, expected).await
+        });
+    }
+    first(tries).await
+}
+
+async fn dial_socket(gateway: &Gateway, socket: SocketAddr, expected: Option<NodeId>) -> Option<NodeId> {
+    match gateway.endpoint()?.dial(socket, expected).await {
+        Ok(dialled) => Some(dialled.node),
+        Err(DialError::OwnNode) => Some(gateway.identity().node()),
+        Err(error) => {
+            tracing::debug!(address = %socket, %error, "a node could not be reached");
+            None
+        }
+    }
+}
+
+/// Returns the first success, and gives up the rest.
+async fn first(mut tries: JoinSet<Option<NodeId>>) -> Option<NodeId> {
+    while let Some(done) = tries.join_next().await {
+        if let Ok(Some(node)) = done {
+            return Some(node);
         }
     }
     None
 }
 
-fn read(file: &std::path::Path) -> Vec<Remembered> {
+fn read(file: &Path) -> Vec<Remembered> {
     std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 /// Remembers where the others are, so that this node finds them after a restart without any seed.
-fn save(gateway: &Gateway, file: &std::path::Path) {
+fn save(gateway: &Gateway, file: &Path, saved: &mut Vec<Remembered>) {
     let mut all: Vec<Remembered> = gateway
         .addresses
         .iter()
@@ -156,12 +197,18 @@ fn save(gateway: &Gateway, file: &std::path::Path) {
         })
         .collect();
     all.sort_by(|a, b| a.node.cmp(&b.node));
+    if all == *saved {
+        return;
+    }
     let temporary = file.with_extension("json.new");
     let written = serde_json::to_vec_pretty(&all)
         .map_err(std::io::Error::other)
         .and_then(|bytes| std::fs::write(&temporary, bytes))
         .and_then(|()| std::fs::rename(&temporary, file));
-    if let Err(error) = written {
-        tracing::warn!(%error, file = %file.display(), "the other nodes' addresses could not be saved");
+    match written {
+        Ok(()) => *saved = all,
+        Err(error) => {
+            tracing::warn!(%error, file = %file.display(), "the other nodes' addresses could not be saved");
+        }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Gateway {
     /// Where nodes can be dialled, as they say themselves.
     pub(crate) addresses: DashMap<NodeId, Vec<Text>>,
     pub(crate) topology_changed: Notify,
+    /// Tells that the machine has slept or its addresses are others: what failed may work now.
+    pub(crate) network_changed: Notify,
     /// Tells when those who can be known again are others than before.
     pub(crate) recognitions_changed: Notify,
     recognitions_seen: AtomicU64,
@@ -79,6 +81,7 @@ impl Gateway {
             links: DashMap::new(),
             addresses: DashMap::new(),
             topology_changed: Notify::new(),
+            network_changed: Notify::new(),
             recognitions_changed: Notify::new(),
             recognitions_seen: AtomicU64::new(0),
             sessions_file: OnceLock::new(),

@@ -46,7 +46,7 @@ use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime as _, TokioRuntime
 use tokio::runtime::Handle;
 
 pub use self::code::CloseCode;
-pub use self::dial::DialError;
+pub use self::dial::{DialError, Dialled};
 pub use self::join::{JoinError, join};
 use self::shared::Shared;
 use crate::clock::Clock;
@@ -189,7 +189,7 @@ impl MeshEndpoint {
 
     /// Dials a node. When this returns, `link_opened` has been called. `expected` refuses any other
     /// node of this owner that answers at the address.
-    pub async fn dial(&self, address: SocketAddr, expected: Option<NodeId>) -> Result<LinkId, DialError> {
+    pub async fn dial(&self, address: SocketAddr, expected: Option<NodeId>) -> Result<Dialled, DialError> {
         dial::dial(&self.shared, address, expected).await
     }
 

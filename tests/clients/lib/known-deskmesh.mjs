@@ -4,10 +4,7 @@
 // pointed out.
 
 /** Scenarios of `run.mjs`. */
-const scenarios = {
-  'links: B-ME-8 a server goes and comes back once, and serves without a new registration':
-    'when both nodes dial at the same time, two links come up and one is closed again: peers are added, removed and added',
-};
+const scenarios = {};
 
 /** Checks of `conformance.mjs`, by their number or by number and words. */
 const checks = {

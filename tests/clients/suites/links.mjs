@@ -36,17 +36,8 @@ async function apart({ control, until }, clients, meanwhile) {
   await until(() => others.every((other) => !seesServer(other, atA) && !seesServer(atA, other)), GONE_MS, 'the cut is noticed');
   const result = await meanwhile?.();
   for (const link of LINKS) await control.heal(...link);
-  await until(lasting(() => acquainted(clients)), BACK_MS, 'all know each other again');
+  await until(() => acquainted(clients), BACK_MS, 'all know each other again');
   return result;
-}
-
-/** Whether something has been true for a while: links that are made anew may be made twice (B-ME-8). */
-function lasting(predicate) {
-  let since;
-  return () => {
-    since = predicate() ? since ?? performance.now() : undefined;
-    return since !== undefined && performance.now() - since > 300;
-  };
 }
 
 /** A context that all three know and watch. */
@@ -254,7 +245,7 @@ export default [
     await until(() => !seesServer(atA, atB) && !sees(atA, method), GONE_MS, 'it is missed');
     await atA.contexts.update(name, { n: 2, goes: null });
     await control.thaw('b');
-    await until(lasting(() => acquainted(clients)), BACK_MS, 'all know each other again');
+    await until(() => acquainted(clients), BACK_MS, 'all know each other again');
     await agreed(world, watchers, (value) => same(value, { n: 2 }), BACK_MS);
     await until(() => sees(atA, method));
     assert.equal((await atA.interop.invoke(method)).returned.ok, true);

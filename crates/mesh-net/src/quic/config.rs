@@ -33,6 +33,7 @@ pub(super) fn transport(discover_mtu: bool) -> Arc<TransportConfig> {
     config
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS_MAX).into()))
         .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
         .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
@@ -92,6 +93,8 @@ pub(super) enum ClientConfigError {
 }
 
 const IDLE_MS_MAX: u32 = 20_000;
+/// Before the first answer a datagram is sent again after three times this. Nodes are near each other.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// quinn pays for these with memory per connection, used or not.
 const UNI_STREAMS_MAX: u32 = 64;

@@ -19,7 +19,7 @@ pub(super) async fn dial(
     shared: &Arc<Shared>,
     address: SocketAddr,
     expected: Option<NodeId>,
-) -> Result<LinkId, DialError> {
+) -> Result<Dialled, DialError> {
     timeout(DIAL_MAX, connect(shared, address, expected)).await.map_err(|_| DialError::TimedOut)?
 }
 
@@ -27,7 +27,7 @@ async fn connect(
     shared: &Arc<Shared>,
     address: SocketAddr,
     expected: Option<NodeId>,
-) -> Result<LinkId, DialError> {
+) -> Result<Dialled, DialError> {
     let config = config::client(&shared.identity, expected, &shared.transport, &shared.clock)?;
     let connection = shared.endpoint.connect_with(config, address, SERVER_NAME)?.await?;
     // The certificate was checked in the handshake; this is to learn the name.
@@ -46,7 +46,20 @@ async fn connect(
     let welcome = connection.accept_uni().await?;
     let lanes = Lanes::open(&connection, &shared.limits).await?;
     let remote = canonical(connection.remote_address());
-    link::open(shared, connection, lanes, peer, Some(welcome), remote).map_err(|_| DialError::TooManyLinks)
+    let node = peer.node;
+    match link::open(shared, connection, lanes, peer, Some(welcome), remote) {
+        Ok(link) => Ok(Dialled { link, node }),
+        Err(_) => Err(DialError::TooManyLinks),
+    }
+}
+
+/// What a dial led to. The link may have been closed again already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialled {
+    /// The link.
+    pub link: LinkId,
+    /// Who answered.
+    pub node: NodeId,
 }
 
 /// No link came of a dial.

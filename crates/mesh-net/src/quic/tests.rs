@@ -155,7 +155,7 @@ async fn linked(a: LinkLimits, b: LinkLimits) -> (Node, LinkId, Node, LinkId) {
     let home = Home::found("ada");
     let other = home.another();
     let (a, b) = (bind(&home, a), bind(&other, b));
-    let link_b = b.endpoint.dial(a.address, Some(home.identity.node())).await.unwrap();
+    let link_b = b.endpoint.dial(a.address, Some(home.identity.node())).await.unwrap().link;
     let link_a = a.log.link().await;
     (a, link_a, b, link_b)
 }
@@ -255,7 +255,7 @@ async fn ping_pong() {
     let endpoint = Arc::new(endpoint.unwrap());
     *echo.0.lock().unwrap() = Some(Arc::clone(&endpoint));
     let a = bind(&home, LinkLimits::default());
-    let link = a.endpoint.dial(endpoint.local_addr().unwrap(), None).await.unwrap();
+    let link = a.endpoint.dial(endpoint.local_addr().unwrap(), None).await.unwrap().link;
     let mut micros = Vec::new();
     for n in 0..2_000 {
         let start = Instant::now();
@@ -617,7 +617,7 @@ fn simulate(seed: u64) -> (u64, u64, Vec<(Lane, usize, Duration)>) {
         let net = VirtualNet::new(seed, 20);
         let (a, _) = bind_virtual(&home, &net, 1, seed as u8);
         let (b, _) = bind_virtual(&other, &net, 2, 128 + seed as u8);
-        let link_b = b.endpoint.dial(a.address, Some(home.identity.node())).await.unwrap();
+        let link_b = b.endpoint.dial(a.address, Some(home.identity.node())).await.unwrap().link;
         let link_a = a.log.link().await;
         a.endpoint.send(link_a, Lane::Bulk, body(2, 0, 300_000)).unwrap();
         for n in 0..200 {
@@ -659,7 +659,7 @@ async fn a_large_bulk_frame_lets_small_ones_pass() {
     let net = VirtualNet::new(9, 1);
     let (a, _) = bind_virtual(&home, &net, 1, 1);
     let (b, _) = bind_virtual(&other, &net, 2, 2);
-    let link = a.endpoint.dial(b.address, None).await.unwrap();
+    let link = a.endpoint.dial(b.address, None).await.unwrap().link;
     // More than the connection's windows: four large frames, and others that wait for their turn.
     for n in 0..8 {
         a.endpoint.send(link, Lane::Bulk, body(2, n, 2 << 20)).unwrap();
@@ -690,7 +690,7 @@ async fn a_restart_is_noticed_at_once() {
     let net = VirtualNet::new(1, 0);
     let (a, _) = bind_virtual(&home, &net, 1, 1);
     let (b, socket) = bind_virtual(&other, &net, 2, 2);
-    let link_a = a.endpoint.dial(b.address, None).await.unwrap();
+    let link_a = a.endpoint.dial(b.address, None).await.unwrap().link;
     tokio::time::sleep(Duration::from_secs(3)).await;
     socket.kill();
     let (_again, _) = bind_virtual(&other, &net, 2, 3);
