@@ -304,8 +304,8 @@ impl Gateway {
         match endpoint.send(link, lane, frame) {
             Ok(()) | Err(SendError::Closed) => {}
             Err(error @ (SendError::Overloaded(_) | SendError::TooLarge(_) | SendError::NoSuchLane(_))) => {
-                // The message is lost, and calls must not wait for it: the link starts afresh, and what was
-                // under way ends with a named outcome on both sides.
+                // The message is lost, and calls must not wait for it: the link starts afresh, and over the next
+                // one both sides ask what became of what was under way.
                 tracing::warn!(link = link.0, %error, "link closed: it cannot take what is sent");
                 endpoint.close(link, CloseCode::OVERLOADED, &error.to_string());
             }

@@ -15,7 +15,7 @@ use mesh_model::{
 };
 use mesh_net::clock::Clock;
 use mesh_net::quic::virtual_net::VirtualNet;
-use mesh_net::quic::{LinkLimits, MeshEndpoint};
+use mesh_net::quic::{CloseCode, LinkLimits, MeshEndpoint};
 use mesh_telemetry::Telemetry;
 use tokio::time::Instant;
 
@@ -141,43 +141,61 @@ impl App {
     }
 }
 
-/// One run: two nodes meet, call, share, lose each other and meet again. Returns the packets' trace.
-fn run(seed: u64, identities: &[Arc<NodeIdentity>; 2], dirs: [&Path; 2]) -> (u64, u64) {
+/// Two nodes with an app each, of which the second knows what the first offers.
+struct Met {
+    gateways: [Arc<Gateway>; 2],
+    provider: App,
+    caller: App,
+    server: Text,
+}
+
+async fn meet(net: &Arc<VirtualNet>, identities: &[Arc<NodeIdentity>; 2], dirs: [&Path; 2]) -> Met {
     for dir in dirs {
         let _ = std::fs::remove_file(dir.join("peers.json"));
     }
+    let a = start(net, &identities[0], dirs[0], 1, vec![]);
+    let b = start(net, &identities[1], dirs[1], 2, vec![address(1).to_string()]);
+    let (mut provider, mut caller) = (App::new(&a, "provider"), App::new(&b, "caller"));
+    let method = Json::from_static("{\"id\":\"0\",\"name\":\"M\"}");
+    let methods = vec![method];
+    provider.ask(|request| Command::Register { request, methods });
+    let server = caller
+        .wait("the method on the other node", Duration::from_secs(20), |event| match event {
+            Event::MethodsAdded { server, local: false, .. } => Some(server.clone()),
+            _ => None,
+        })
+        .await;
+    Met { gateways: [a, b], provider, caller, server }
+}
+
+fn call(request: Request, server: &Text, arguments: Arguments) -> Command {
+    let method = Json::from_static("\"0\"");
+    Command::Call { request, server: server.clone(), method, arguments, trace: None }
+}
+
+const fn invoked(event: &Event) -> Option<u64> {
+    match event {
+        Event::Invoke { invocation, .. } => Some(*invocation),
+        _ => None,
+    }
+}
+
+fn ended(event: &Event) -> Option<Outcome> {
+    match event {
+        Event::CallEnded { outcome, .. } => Some(outcome.clone()),
+        _ => None,
+    }
+}
+
+/// One run: two nodes meet, call, share, lose each other and meet again. Returns the packets' trace.
+fn run(seed: u64, identities: &[Arc<NodeIdentity>; 2], dirs: [&Path; 2]) -> (u64, u64) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let long = Duration::from_secs(20);
         let net = VirtualNet::new(seed, 20);
-        let a = start(&net, &identities[0], dirs[0], 1, vec![]);
-        let b = start(&net, &identities[1], dirs[1], 2, vec![address(1).to_string()]);
-        let (mut provider, mut caller) = (App::new(&a, "provider"), App::new(&b, "caller"));
-        let method = Json::from_static("{\"id\":\"0\",\"name\":\"M\"}");
-        let methods = vec![method];
-        provider.ask(|request| Command::Register { request, methods });
-        let server = caller
-            .wait("the method on the other node", long, |event| match event {
-                Event::MethodsAdded { server, local: false, .. } => Some(server.clone()),
-                _ => None,
-            })
-            .await;
-        let call = |request, server: &Text| Command::Call {
-            request,
-            server: server.clone(),
-            method: Json::from_static("\"0\""),
-            arguments: Arguments::default(),
-            trace: None,
-        };
-        let invoked = |event: &Event| match event {
-            Event::Invoke { invocation, .. } => Some(*invocation),
-            _ => None,
-        };
-        let ended = |event: &Event| match event {
-            Event::CallEnded { outcome, .. } => Some(outcome.clone()),
-            _ => None,
-        };
+        let Met { gateways: [a, b], mut provider, mut caller, server } = meet(&net, identities, dirs).await;
+        let call = |request, server: &Text| call(request, server, Arguments::default());
         for _ in 0..50 {
             caller.ask(|request| call(request, &server));
             let invocation = provider.wait("the call", long, invoked).await;
@@ -247,4 +265,80 @@ fn two_whole_nodes_meet_part_and_meet_again_the_same_way_for_the_same_seed() {
         let first = run(seed, &identities, paths);
         assert_eq!(first, run(seed, &identities, paths), "seed {seed}: another run sent other packets");
     }
+}
+
+/// Plays a conversation between two nodes that know each other, in virtual time.
+fn play<F: Future<Output = ()>>(talk: impl FnOnce(Arc<VirtualNet>, Met) -> F) {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let paths = [dirs[0].path(), dirs[1].path()];
+    let identities = identities(paths);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let net = VirtualNet::new(1, 20);
+        let met = meet(&net, &identities, paths).await;
+        talk(net, met).await;
+    });
+}
+
+#[test]
+fn small_calls_pass_a_large_one_and_its_large_result() {
+    play(|_net, Met { gateways: _gateways, mut provider, mut caller, server }| async move {
+        let long = Duration::from_secs(120);
+        let large = Json::string(&"x".repeat(7 << 20));
+        let arguments = Arguments { named: Some(large.clone()), ..Arguments::default() };
+        caller.ask(|request| call(request, &server, arguments));
+        for _ in 0..20 {
+            caller.ask(|request| call(request, &server, Arguments::default()));
+        }
+        let mut invocations = Vec::new();
+        for _ in 0..21 {
+            let arrived = |event: &Event| match event {
+                Event::Invoke { invocation, arguments, .. } => Some((*invocation, arguments.len())),
+                _ => None,
+            };
+            invocations.push(provider.wait("a call", long, arrived).await);
+        }
+        assert_eq!(invocations.pop().map(|(_, len)| len), Some(large.len()), "the large one comes last");
+        let first = invocations[0].0;
+        provider.ask(|_| Command::Yield { invocation: first, result: Some(large.clone()) });
+        for (invocation, _) in invocations.drain(1..) {
+            provider.ask(|_| Command::Yield { invocation, result: None });
+        }
+        for _ in 0..19 {
+            let outcome = caller.wait("a result", long, ended).await;
+            assert_eq!(outcome, Outcome::Answered(Answer::Result(None)), "the large one comes last");
+        }
+        let outcome = caller.wait("the large result", long, ended).await;
+        assert_eq!(outcome, Outcome::Answered(Answer::Result(Some(large))));
+    });
+}
+
+/// Closes a node's links as it does when one cannot take what is sent.
+fn close_links(gateway: &Gateway) {
+    let links: Vec<_> = gateway.links.iter().map(|link| *link.key()).collect();
+    for link in links {
+        gateway.endpoint().unwrap().close(link, CloseCode::OVERLOADED, "the test");
+    }
+}
+
+#[test]
+fn a_call_outlives_the_link_that_it_went_over() {
+    play(|_net, Met { gateways: [a, b], mut provider, mut caller, server }| async move {
+        let long = Duration::from_secs(10);
+        for round in 0..10 {
+            caller.ask(|request| call(request, &server, Arguments::default()));
+            let invocation = provider.wait("the call", long, invoked).await;
+            let gateway = if round % 2 == 0 { &a } else { &b };
+            close_links(gateway);
+            let result = Some(Json::from_static("1"));
+            provider.ask(|_| Command::Yield { invocation, result: result.clone() });
+            let outcome = caller.wait("the result", long, ended).await;
+            assert_eq!(outcome, Outcome::Answered(Answer::Result(result)));
+            // Both may have dialled: one link is left.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        caller.read();
+        assert!(!caller.seen.iter().any(|event| ended(event).is_some()), "one end for each");
+    });
 }
