@@ -139,6 +139,14 @@ pub(crate) fn owner(key: &[u8]) -> Option<NodeId> {
     key.first().filter(|kind| OWNED.contains(kind)).and_then(|_| node_id(key))
 }
 
+/// Returns the shared context that a key belongs to, if it belongs to one.
+pub(crate) fn context(key: &Bytes) -> Option<ContextKey> {
+    match parse(key)? {
+        Subject::Header(context) | Subject::Path { context, .. } => Some(context),
+        _ => None,
+    }
+}
+
 /// Takes a key apart; `None` if it is not well formed or of a kind this version does not know.
 pub(crate) fn parse(key: &Bytes) -> Option<Subject> {
     let kind = *key.first()?;

@@ -6,20 +6,20 @@
 //! applications are withdrawn at once, its calls wait for a new link until `call_grace_ms` after it was last
 //! heard, and subscriptions are parked until the node is back or `gone_ms` have passed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use mesh_model::link::{BatchEnd, LinkMessage, WireEntry, reject};
+use mesh_model::link::{BatchEnd, Heard, LinkMessage, WireEntry, reject};
 use mesh_model::{
     Cause, DomainId, Incarnation, Lane, LinkId, LinkPeer, NodeId, Origin, Stamp, Text, Tick, VersionVector,
 };
 
-use crate::content::Write;
-use crate::key::{self, Subject, UserKey};
+use crate::content::{Step, Write};
+use crate::key::{self, ContextKey, Subject, UserKey};
 use crate::node::Node;
 use crate::party::Party;
 use crate::registry::RemoteNode;
-use crate::replica::{Changes, covers_all, join};
+use crate::replica::{Changes, covers, covers_all, join};
 use crate::session::parse_restriction;
 use crate::{Notice, Output};
 
@@ -48,8 +48,6 @@ pub(crate) struct Link {
     /// What the other side has covered once it has taken all that was sent; `None` before it has said
     /// what it has.
     vector: Option<VersionVector>,
-    /// What it has said that it has covered. Nothing older than that comes from it any more.
-    said: VersionVector,
     /// All entries that arrived before this have been considered for this link.
     cursor: u64,
     /// Whether there may be something to send.
@@ -58,6 +56,8 @@ pub(crate) struct Link {
     stage: Vec<WireEntry>,
     stage_bytes: usize,
     stage_reset: bool,
+    /// Whether its last batch was refused.
+    refused: bool,
     /// Messages that wait for a write, in order.
     held: VecDeque<LinkMessage>,
     held_since: Tick,
@@ -101,13 +101,13 @@ impl Node {
             claim: None,
             rtt_us: None,
             vector: None,
-            said: VersionVector::new(),
             cursor: 0,
             dirty: false,
             in_flight: 0,
             stage: Vec::new(),
             stage_bytes: 0,
             stage_reset: false,
+            refused: false,
             held: VecDeque::new(),
             held_since: now,
         };
@@ -381,10 +381,14 @@ impl Node {
                 self.batch_part(link, domain, entries, end, reset)
             }
             LinkMessage::Why { key, cause } => self.note_why(peer, key, cause),
-            LinkMessage::Digest { domain, vector, hash } => {
+            LinkMessage::Digest { domain, vector, hash, heard } => {
                 if domain == self.settings.domain {
                     // A node that has nothing to send says only here what it has covered since.
-                    join(&mut known.said, &vector);
+                    let origin = Origin { node: peer, incarnation: known.incarnation };
+                    self.node_said(origin, 0, &vector);
+                    for other in &heard {
+                        self.node_said(other.origin, other.age_ms, &other.vector);
+                    }
                     self.compare(link, &vector, hash);
                 }
             }
@@ -502,7 +506,6 @@ impl Node {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
         let Some(known) = self.links.get_mut(&link) else { return };
-        join(&mut known.said, &vector);
         known.vector = Some(vector.clone());
         known.cursor = 0;
         known.dirty = true;
@@ -628,12 +631,29 @@ impl Node {
         let stage = std::mem::take(&mut known.stage);
         known.stage_bytes = 0;
         let reset = std::mem::take(&mut known.stage_reset);
-        if let Some(covered) = &mut known.vector {
-            join(covered, &end.vector);
+        let behind = !covers_all(&end.vector, self.replica.floor());
+        let shared = stage.iter().any(|entry| key::owner(&entry.key).is_none());
+        known.refused = behind && !reset && (shared || known.refused);
+        if known.refused {
+            // It has missed removals that are forgotten here, and what it writes may be older than they
+            // are. It is sent a snapshot, and then sends again what it has that is not in there. What it
+            // sends before that goes on from what was refused.
+            known.dirty = true;
+            return;
         }
-        join(&mut known.said, &end.vector);
+        match &mut known.vector {
+            // What it had not taken when it made its snapshot was of no use to it.
+            covered if reset => (*covered, known.cursor) = (Some(end.vector.clone()), 0),
+            Some(covered) => join(covered, &end.vector),
+            None => {}
+        }
+        let origin = Origin { node: known.peer, incarnation: known.incarnation };
         let peer = known.peer;
         self.take_batch(peer, stage, &end, reset);
+        self.node_said(origin, 0, &end.vector);
+        if reset {
+            self.send_batch(link, true);
+        }
         if self.link_to(peer) == Some(link) {
             self.show_node(peer);
             if let Some(known) = self.links.get_mut(&link) {
@@ -646,6 +666,50 @@ impl Node {
         for link in waiting {
             self.release_held(link, false);
         }
+    }
+
+    /// Notes what a node has covered, by its own word or another's. It counts once this node has covered
+    /// it too: then every write of that node which this one lacks was made after it knew of all these.
+    fn node_said(&mut self, origin: Origin, age_ms: u64, vector: &VersionVector) {
+        let covered = covers_all(self.replica.vector(), vector);
+        let at = Tick(self.now.tick.0.saturating_sub(age_ms.saturating_mul(1000)));
+        let Some(known) = self.nodes.get_mut(&origin.node) else { return };
+        if known.said_in > origin.incarnation {
+            return;
+        }
+        if known.said_in < origin.incarnation {
+            known.said_in = origin.incarnation;
+            known.said = VersionVector::new();
+        }
+        known.heard_at = known.heard_at.max(at);
+        if covered {
+            join(&mut known.said, vector);
+        }
+    }
+
+    /// Returns the nodes whose word is needed before a tombstone may go: all but those of which nobody
+    /// has heard for long. Whoever returns after that is sent a snapshot.
+    fn awaited(&self) -> impl Iterator<Item = (NodeId, &RemoteNode)> + Clone {
+        let timing = self.settings.timing;
+        // A word may travel over other nodes, and each passes it on with its next digest.
+        let away_ms = timing.tombstone_ms.max(timing.digest_ms.saturating_mul(4));
+        let now = self.now.tick;
+        self.nodes
+            .iter()
+            .filter(move |(_, node)| {
+                node.link.is_some() || now.since(node.heard_at) < away_ms.saturating_mul(1000)
+            })
+            .map(|(id, node)| (*id, node))
+    }
+
+    fn drop_tombstones(&mut self) {
+        let before = self.now.wall_ms.saturating_sub(self.settings.timing.tombstone_ms);
+        // A new life has nothing of what the one before had covered.
+        if self.awaited().any(|(_, node)| node.said_in < node.incarnation) {
+            return;
+        }
+        let said: Vec<VersionVector> = self.awaited().map(|(_, node)| node.said.clone()).collect();
+        self.replica.drop_tombstones(said.iter(), before);
     }
 
     /// A newer life of a node is known: the older one is over, though its link may not have noticed.
@@ -671,8 +735,16 @@ impl Node {
             entries.retain(|entry| !self.replica.has_forgotten(&entry.key, entry.dot));
         }
         let before = (!reset).then(|| self.views_before(entries.iter().map(|entry| &entry.key)));
+        let mut stale = BTreeSet::new();
         if reset {
+            // Both sides may have forgotten removals that the other has missed.
+            if !covers_all(&end.vector, self.replica.floor()) {
+                let new = entries.iter().filter(|entry| !covers(self.replica.vector(), entry.dot));
+                stale.extend(new.filter_map(|entry| key::context(&entry.key)));
+            }
             self.replica.reset_to(self.origin(), &entries, end, &mut changes);
+            let unsent = self.replica.news_for(&end.vector);
+            stale.extend(unsent.iter().filter_map(|entry| key::context(&entry.key)));
         }
         let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
         let own = self.settings.node;
@@ -704,6 +776,9 @@ impl Node {
         if !returned_keys.is_empty() {
             self.write(returned_keys);
         }
+        for context in stale {
+            self.write_again(&context);
+        }
         if news {
             for link in self.links.values_mut() {
                 link.dirty = true;
@@ -715,6 +790,22 @@ impl Node {
         let subjects: Vec<Subject> = keys.iter().filter_map(key::parse).collect();
         self.registry_changed(&subjects);
         self.contexts_changed(subjects, before.as_ref());
+    }
+
+    /// Makes one's own, under new stamps, all that is in a context.
+    ///
+    /// After a long absence some of it may be older than removals which some nodes remember and others
+    /// have forgotten: with its old stamps it would be hidden on the ones and shown on the others.
+    fn write_again(&mut self, context: &ContextKey) {
+        let (header, root) = (context.header(), context.root());
+        let mut writes: BTreeMap<Stamp, Step> = BTreeMap::new();
+        for (key, entry) in self.replica.below(&header).chain(self.replica.below(&root)) {
+            let write = Write { key: key.clone(), value: entry.value.clone() };
+            writes.entry(entry.stamp).or_default().push(write);
+        }
+        for step in writes.into_values() {
+            self.write(step);
+        }
     }
 
     // --- Liveness.
@@ -784,12 +875,7 @@ impl Node {
         if now >= self.next_digest {
             self.next_digest = now.plus_millis(timing.digest_ms);
             self.send_digests();
-            let before = self.now.wall_ms.saturating_sub(timing.tombstone_ms);
-            let said = self.links.values().filter(|link| link.state == State::Up).map(|link| &link.said);
-            let all_linked = self.nodes.values().all(|node| node.link.is_some() || node.lost_at.is_none());
-            if all_linked {
-                self.replica.drop_tombstones(said, before);
-            }
+            self.drop_tombstones();
         }
     }
 
@@ -797,10 +883,17 @@ impl Node {
         let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
         let opened: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
         for link in opened {
+            let peer = self.links.get(&link).map(|link| link.peer);
+            let heard = self.awaited().filter(|(id, _)| Some(*id) != peer).map(|(id, node)| Heard {
+                origin: Origin { node: id, incarnation: node.said_in },
+                age_ms: self.now.tick.since(node.heard_at) / 1000,
+                vector: node.said.clone(),
+            });
             let message = LinkMessage::Digest {
                 domain: self.settings.domain,
                 vector: self.replica.vector().clone(),
                 hash: self.replica.hash(),
+                heard: heard.collect(),
             };
             // In the order of the batches: what is compared is what they brought.
             self.flush_link(link);

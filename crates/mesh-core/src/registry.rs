@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_model::{Cause, Event, Incarnation, Json, LinkId, NodeId, Reason, Request, SessionId, Text, Tick};
+use mesh_model::{
+    Cause, Event, Incarnation, Json, LinkId, NodeId, Reason, Request, SessionId, Text, Tick, VersionVector,
+};
 
 use crate::Output;
 use crate::content::Write;
@@ -31,6 +33,12 @@ pub(crate) struct RemoteNode {
     pub(crate) lost_at: Option<Tick>,
     /// Until when the calls that went over a link that broke wait for word of them.
     pub(crate) calls_wait_until: Option<Tick>,
+    /// What it has covered, as it or another node has said and as far as this node covers it too; and of
+    /// which life that was said.
+    pub(crate) said: VersionVector,
+    pub(crate) said_in: Incarnation,
+    /// When it was last heard, by this node or by another that said so.
+    pub(crate) heard_at: Tick,
     /// Its instances. One entry per row of `Node::remote` with this node.
     pub(crate) instances: BTreeSet<Text>,
 }
@@ -318,6 +326,7 @@ impl Node {
         incarnation: Incarnation,
         name: Text,
     ) -> &mut RemoteNode {
+        let now = self.now.tick;
         let known = self.nodes.entry(node).or_insert_with(|| RemoteNode {
             name: name.clone(),
             incarnation,
@@ -325,6 +334,9 @@ impl Node {
             shown: false,
             lost_at: None,
             calls_wait_until: None,
+            said: VersionVector::new(),
+            said_in: Incarnation(0),
+            heard_at: now,
             instances: BTreeSet::new(),
         });
         if incarnation >= known.incarnation && !name.is_empty() {

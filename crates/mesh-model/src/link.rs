@@ -23,6 +23,17 @@ pub struct WireEntry {
     pub value: Option<Bytes>,
 }
 
+/// What another node has covered, as its neighbour knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Which life of which node.
+    pub origin: Origin,
+    /// How long ago it said so, in milliseconds.
+    pub age_ms: u64,
+    /// What it said that it has covered.
+    pub vector: VersionVector,
+}
+
 /// The end of a batch: what the receiver has covered once it has taken it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchEnd {
@@ -63,8 +74,8 @@ pub enum LinkMessage {
     DomainOpen { domain: DomainId, vector: VersionVector, floor: VersionVector, hash: u64 },
     /// A part of a batch; with `end` it is the last one and the whole takes effect.
     Batch { domain: DomainId, entries: Vec<WireEntry>, end: Option<BatchEnd>, reset: bool },
-    /// What this node holds, to be compared where vectors are equal.
-    Digest { domain: DomainId, vector: VersionVector, hash: u64 },
+    /// What this node holds, to be compared where vectors are equal, and what it has heard from others.
+    Digest { domain: DomainId, vector: VersionVector, hash: u64, heard: Vec<Heard> },
 
     /// Run a method, or ask for a subscription.
     Call {

@@ -408,7 +408,7 @@ impl World {
             timing: Timing {
                 gone_ms: 5_000,
                 ended_call_ms: 5_000,
-                digest_ms: 2_000,
+                digest_ms: if self.options.tombstones { 1_000 } else { 2_000 },
                 tombstone_ms: if self.options.tombstones { 3_000 } else { 3_600_000 },
                 ..Timing::default()
             },

@@ -3,11 +3,19 @@
 use mesh_sim::{Options, Report, run};
 
 fn holds(seed: u64) -> Report {
-    let options = Options::of(seed);
+    holds_with(seed, &[])
+}
+
+fn holds_with(seed: u64, switches: &[&str]) -> Report {
+    let mut options = Options::of(seed);
+    for name in switches {
+        assert!(options.switch_on(name), "there is no option {name}");
+    }
     let report = run(&options);
+    let again: String = switches.iter().map(|name| format!(" --with {name}")).collect();
     assert!(
         report.violations.is_empty(),
-        "{options:?}\n{:#?}\nagain: cargo run --release -p mesh-sim -- --seed {seed}",
+        "{options:?}\n{:#?}\nagain: cargo xtask sim --seed {seed}{again}",
         report.violations
     );
     report
@@ -16,7 +24,7 @@ fn holds(seed: u64) -> Report {
 #[test]
 fn a_slice_of_seeds_keeps_every_promise() {
     let mut sums = [0u64; 5];
-    for seed in 1..=150 {
+    for seed in 1..=600 {
         let report = holds(seed);
         let [data, changes, publications] = report.received;
         for (sum, more) in sums.iter_mut().zip([report.frames, report.calls.1, data, changes, publications]) {
@@ -48,9 +56,26 @@ fn seed_2683_two_nodes_that_never_meet() {
     holds(2683);
 }
 
+/// Tombstones that were dropped while a node without a link to this one might still write below them.
+/// The first five are from a time when a run drew its chances otherwise; the others failed later.
 #[test]
-#[ignore = "known: where two nodes never have a link, deleted entries return through the third once tombstones are dropped"]
-fn seed_3862_tombstones_dropped_behind_a_missing_link() {
-    holds(3862);
-    holds(3947);
+fn tombstones_dropped_behind_a_missing_link() {
+    for seed in [3862, 3947, 4744, 7560, 11239] {
+        holds(seed);
+    }
+    holds_with(1434, &["missing_link", "tombstones"]);
+    for seed in [469, 638, 1478] {
+        holds_with(seed, &["missing_link", "tombstones", "cuts"]);
+    }
+    for seed in [436, 821] {
+        holds_with(seed, &["missing_link", "tombstones", "cuts", "crashes", "stalls"]);
+    }
+}
+
+/// What goes on from a batch that was refused has to be refused too, though it is harmless by itself.
+#[test]
+fn a_batch_after_one_that_was_refused() {
+    for seed in [2517, 2912] {
+        holds_with(seed, &["tombstones", "cuts", "crashes", "stalls"]);
+    }
 }

@@ -4,7 +4,7 @@
 //! for as long as they live. Nothing is allocated before the bytes that call for it have been seen.
 
 use bytes::Bytes;
-use mesh_model::link::{BatchEnd, WireEntry};
+use mesh_model::link::{BatchEnd, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
     Answer, Arguments, CallFailure, CallId, Cause, DomainId, Dot, Hlc, Incarnation, Json, LinkMessage,
@@ -92,10 +92,15 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
         message::BATCH => batch(&fields()?)?,
         message::DIGEST => {
             let fields = fields()?;
+            let heard = |reader: &mut Reader<'_>| {
+                let (origin, age_ms) = (reader.origin()?, reader.uint()?);
+                Ok(Heard { origin, age_ms, vector: reader.vector()? })
+            };
             LinkMessage::Digest {
                 domain: fields.must(b'd', Reader::domain)?,
                 vector: fields.or_default(b'v', Reader::vector)?,
                 hash: fields.must(b'h', Reader::uint)?,
+                heard: fields.or_default(b'o', |reader| reader.list(|reader| reader.tuple(4, heard)))?,
             }
         }
         message::CALL => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_model::link::WireEntry;
+use mesh_model::link::{Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
     Answer, CallFailure, CallId, Cause, Json, LinkMessage, NodeId, Origin, Outcome, Text, VersionVector,
@@ -72,11 +72,13 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             }
             out.flag(b'r', *reset);
         }
-        LinkMessage::Digest { domain, vector, hash } => {
-            out = with(message::DIGEST, vector.len() * ORIGIN_BYTES);
+        LinkMessage::Digest { domain, vector, hash, heard } => {
+            let vectors = heard.iter().map(|heard| heard.vector.len() + 1).sum::<usize>() + vector.len();
+            out = with(message::DIGEST, vectors * ORIGIN_BYTES);
             out.bin(b'd', &domain.0);
             out.uint(b'h', *hash);
             out.vector(b'v', vector);
+            out.heard(b'o', heard);
         }
         LinkMessage::Call {
             id,
@@ -276,12 +278,20 @@ impl Frame {
     }
 
     fn vector_always(&mut self, key: u8, vector: &VersionVector) {
+        self::vector(self.key(key), vector);
+    }
+
+    fn heard(&mut self, key: u8, heard: &[Heard]) {
+        if heard.is_empty() {
+            return;
+        }
         let buffer = self.key(key);
-        array(buffer, vector.len());
-        for (origin, seq) in vector {
-            array(buffer, 3);
-            self::origin(buffer, origin);
-            uint(buffer, *seq);
+        array(buffer, heard.len());
+        for one in heard {
+            array(buffer, 4);
+            self::origin(buffer, &one.origin);
+            uint(buffer, one.age_ms);
+            self::vector(buffer, &one.vector);
         }
     }
 
@@ -412,6 +422,15 @@ fn bin(buffer: &mut Vec<u8>, value: &[u8]) {
 fn text(buffer: &mut Vec<u8>, value: &Text) {
     sure(pack::write_str_len(buffer, short(value.as_bytes().len())));
     buffer.extend_from_slice(value.as_bytes());
+}
+
+fn vector(buffer: &mut Vec<u8>, vector: &VersionVector) {
+    array(buffer, vector.len());
+    for (origin, seq) in vector {
+        array(buffer, 3);
+        self::origin(buffer, origin);
+        uint(buffer, *seq);
+    }
 }
 
 fn origin(buffer: &mut Vec<u8>, Origin { node: NodeId(node), incarnation }: &Origin) {

@@ -42,7 +42,7 @@ pub const DOMAIN_OPEN: u64 = 0x20;
 pub const BATCH: u64 = 0x29;
 /// `k` key, `c` cause, and what the [`cause`] says.
 pub const WHY: u64 = 0x2b;
-/// `d` domain, `h` hash, \[`v` vector\].
+/// `d` domain, `h` hash, \[`v` vector, `o` what others have covered: `[node, incarnation, age ms, vector]`\].
 pub const DIGEST: u64 = 0x2c;
 
 /// `i` call, `d` domain, `f` text: from, `t` text: to, `m` json: method, \[`s` subscribe, `p` json:

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_model::limits::JSON_DEPTH_MAX;
-use mesh_model::link::{BatchEnd, WireEntry};
+use mesh_model::link::{BatchEnd, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
     Answer, Arguments, CallFailure, CallId, Cause, DomainId, Dot, Hlc, Incarnation, Json, JsonError,
@@ -29,6 +29,10 @@ fn origin(node: u8) -> Origin {
 
 fn vector(nodes: &[u8]) -> VersionVector {
     nodes.iter().map(|node| (origin(*node), u64::from(*node) * 100)).collect()
+}
+
+fn heard(age_ms: u64) -> Heard {
+    Heard { origin: origin(3), age_ms, vector: vector(&[3, 9]) }
 }
 
 fn entry(node: u8, seq: u64, value: Option<&'static str>) -> WireEntry {
@@ -134,7 +138,8 @@ fn examples() -> Vec<LinkMessage> {
             end: Some(BatchEnd { vector: BTreeMap::new(), floor: BTreeMap::new() }),
             reset: false,
         },
-        LinkMessage::Digest { domain: DOMAIN, vector: vector(&[9]), hash: u64::MAX },
+        LinkMessage::Digest { domain: DOMAIN, vector: vector(&[9]), hash: u64::MAX, heard: vec![] },
+        LinkMessage::Digest { domain: DOMAIN, vector: vector(&[9]), hash: 1, heard: vec![heard(7)] },
         full_call(),
         LinkMessage::Call {
             id: CallId(0),
@@ -322,11 +327,12 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
         }),
         (domain(), vec(entry(), 0..40), option::of(end()), any::<bool>())
             .prop_map(|(domain, entries, end, reset)| LinkMessage::Batch { domain, entries, end, reset }),
-        (domain(), vector(), number()).prop_map(|(domain, vector, hash)| LinkMessage::Digest {
-            domain,
-            vector,
-            hash
-        }),
+        (domain(), vector(), number(), vec((number(), vector()), 0..3)).prop_map(
+            |(domain, vector, hash, heard)| {
+                let heard = heard.into_iter().map(|(age_ms, vector)| Heard { vector, ..self::heard(age_ms) });
+                LinkMessage::Digest { domain, vector, hash, heard: heard.collect() }
+            }
+        ),
     ];
     let addressed = (call(), domain(), any::<bool>(), text(), text(), json());
     let calls = prop_oneof![

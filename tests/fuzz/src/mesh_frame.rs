@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_core::{Input, Node, Output};
-use mesh_model::link::{BatchEnd, WireEntry};
+use mesh_model::link::{BatchEnd, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
     Answer, Area, Arguments, CallFailure, CallId, Cause, Command, DomainId, Dot, Event, Hlc, Incarnation,
@@ -364,6 +364,13 @@ impl World {
                 domain: domain(choices),
                 vector: vector(choices),
                 hash: number(choices),
+                heard: (0..choices.below(3))
+                    .map(|_| Heard {
+                        origin: dot(choices).origin,
+                        age_ms: number(choices),
+                        vector: vector(choices),
+                    })
+                    .collect(),
             },
             13..=15 => LinkMessage::Call {
                 id,
