@@ -311,6 +311,11 @@ impl Node {
         self.links.get(&link).map(|link| Origin { node: link.peer, incarnation: link.incarnation })
     }
 
+    /// Returns the link to a node, if it still lives that life.
+    fn link_to_life(&self, origin: Origin) -> Option<LinkId> {
+        self.link_to(origin.node).filter(|link| self.origin_of(*link) == Some(origin))
+    }
+
     fn invoke(
         &mut self,
         callee: SessionId,
@@ -417,7 +422,7 @@ impl Node {
                 self.served.end(origin, id, &outcome, self.now.tick);
                 // Without a link the end waits until it is asked for. Another life of the caller's node may
                 // use the same id for another call.
-                if let Some(link) = self.link_to(origin.node).filter(|l| self.origin_of(*l) == Some(origin)) {
+                if let Some(link) = self.link_to_life(origin) {
                     let after = self.seq;
                     self.send_from(callee, link, LinkMessage::CallEnd { id, outcome, after });
                 }
@@ -445,10 +450,9 @@ impl Node {
     /// when it is asked for the others.
     fn give_up_call(&mut self, id: CallId, outcome: Outcome) {
         let Some(call) = self.calls.get(&id) else { return };
-        let (session, link) = (call.session, call.link);
-        let serves = self.link_to(call.node) == Some(link);
+        let (session, callee) = (call.session, Origin { node: call.node, incarnation: call.life });
         self.end_call(id, outcome);
-        if serves {
+        if let Some(link) = self.link_to_life(callee) {
             self.send_from(session.0, link, LinkMessage::Cancel { id });
         }
     }
@@ -459,17 +463,18 @@ impl Node {
         let Some(origin) = self.origin_of(link) else { return };
         match self.served.get(origin, id) {
             Some(Known::Running(invocation)) => self.cancel(origin, id, invocation),
-            Some(Known::Ended(_) | Known::Fenced) => {}
-            Some(Known::Forgotten) | None => self.served.fence(origin, id, self.now.tick),
+            Some(Known::Ended(_) | Known::Fenced | Known::Forgotten) => {}
+            None => self.served.fence(origin, id, self.now.tick),
         }
     }
 
     /// Forgets an invocation whose caller is gone. Its application cannot be told; what it yields is dropped.
     fn cancel(&mut self, origin: Origin, id: CallId, invocation: u64) {
-        self.served.fence(origin, id, self.now.tick);
-        let Some(closed) = self.close_invocation(invocation) else { return };
-        let node = self.nodes.get(&origin.node).map(|node| node.name.clone()).unwrap_or_default();
-        self.report_egress(closed.trace, &Outcome::Failed(CallFailure::UnknownOutcome { node }));
+        let node = self.settings.name.clone();
+        let outcome = Outcome::Failed(CallFailure::UnknownOutcome { node });
+        self.served.end(origin, id, &outcome, self.now.tick);
+        let trace = self.close_invocation(invocation).and_then(|closed| closed.trace);
+        self.report_egress(trace, &outcome);
     }
 
     /// Cancels all calls of some lives of a node.

@@ -369,6 +369,7 @@ impl Node {
             LinkMessage::Goaway { reason } => {
                 self.close_link(link, 0, &reason);
                 self.end_calls_to(peer);
+                self.cancel_all_of(peer, |_| true);
                 if let Some(node) = self.nodes.get_mut(&peer) {
                     node.lost_at = None;
                 }

@@ -33,7 +33,7 @@ pub(crate) enum Known {
     Running(u64),
     /// It has ended so.
     Ended(Outcome),
-    /// It did not run, and will not, or nobody waits for its end.
+    /// It did not run, and will not.
     Fenced,
     /// It is too old to say.
     Forgotten,

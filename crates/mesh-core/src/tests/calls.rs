@@ -245,6 +245,23 @@ fn a_call_that_is_given_up_takes_no_room_at_its_callee() {
     pair.mesh.link(0, 1);
     assert_eq!(pair.running(), 0);
 
+    // The caller leaves between the link's coming back and word of the call.
+    let mut pair = Pair::new();
+    pair.call();
+    pair.mesh.cut(0, 1);
+    pair.mesh.hold = Some(|message| matches!(message, LinkMessage::CallState { .. }));
+    pair.mesh.link(0, 1);
+    assert_eq!(pair.running(), 1);
+    pair.leave();
+    assert_eq!(pair.running(), 0);
+
+    // Its node leaves.
+    let mut pair = Pair::new();
+    pair.call();
+    pair.mesh.input(0, Input::Leave);
+    pair.mesh.settle();
+    assert_eq!(pair.running(), 0);
+
     // Its node does not come back.
     let mut pair = Pair::new();
     pair.call();
@@ -418,6 +435,22 @@ fn what_the_callee_was_given_cannot_be_unseen() {
     assert_eq!(pair.runs().len(), 1);
     pair.mesh.cut(0, 1);
     pair.mesh.nodes[1].served = Served::default();
+    pair.mesh.link(0, 1);
+    assert_eq!(pair.ends(), ["unknown_outcome"]);
+}
+
+/// A node that slept is waited for no longer, but was given the call: that it ran cannot be ruled out.
+#[test]
+fn what_ran_and_was_cancelled_is_no_call_that_never_came() {
+    let mut pair = Pair::new();
+    pair.mesh.nodes[0].settings.timing.call_grace_ms = 60_000;
+    pair.mesh.nodes[1].settings.timing.gone_ms = 2_000;
+    pair.mesh.hold = Some(|message| matches!(message, LinkMessage::Accepted { .. }));
+    pair.call();
+    assert_eq!(pair.runs().len(), 1);
+    pair.mesh.cut(0, 1);
+    pair.mesh.wait_ms(2_000);
+    assert_eq!(pair.running(), 0);
     pair.mesh.link(0, 1);
     assert_eq!(pair.ends(), ["unknown_outcome"]);
 }
