@@ -326,7 +326,7 @@ impl World {
             _ => 0,
         };
         let some = |choices: &mut Choices<'_>| choices.once_in(3).then(|| any_json(choices));
-        match choices.below(24) {
+        match choices.below(28) {
             0 => LinkMessage::Hello {
                 protocol_min: u16::from(choices.byte() % 3),
                 protocol_max: u16::from(choices.byte() % 4),
@@ -411,6 +411,14 @@ impl World {
             },
             20 => LinkMessage::SubscriptionEnd { id, cause: any_cause(choices) },
             21 => LinkMessage::Unsubscribe { id, cause: any_cause(choices) },
+            24 => LinkMessage::Accepted { id },
+            25 => LinkMessage::Cancel { id },
+            26 => LinkMessage::Attach { calls: calls(choices) },
+            27 => LinkMessage::CallState {
+                known: calls(choices),
+                unseen: calls(choices),
+                forgotten: calls(choices),
+            },
             _ => LinkMessage::Publish {
                 domain: domain(choices),
                 user: choices.once_in(2).then(|| "joe".into()),
@@ -509,6 +517,10 @@ fn sequence(choices: &mut Choices<'_>) -> u64 {
         255 => u64::MAX,
         small => u64::from(small) % 40,
     }
+}
+
+fn calls(choices: &mut Choices<'_>) -> Vec<CallId> {
+    (0..choices.below(4)).map(|_| CallId(sequence(choices))).collect()
 }
 
 fn dot(choices: &mut Choices<'_>) -> Dot {
