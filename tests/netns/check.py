@@ -1,0 +1,262 @@
+"""The promises that the histories of three applications are held against."""
+
+import json
+import re
+from collections import Counter, defaultdict
+
+# After its node was killed, an application is shown its own value again before the present one.
+RETURN_MS = 8_000
+NOT_RUN = {"no_target", "not_delivered", "overloaded"}
+WORDS = [
+    ("not_delivered", r"not delivered"),
+    ("unknown_outcome", r"unknown outcome|Peer has left"),
+    ("no_target", r"no such target|Method has been removed|[Cc]an ?not find|not found|No method"),
+    ("deadline", r"deadline"),
+    ("overloaded", r"overloaded"),
+    ("library: timeout", r"[Tt]imeout|timed out"),
+    ("library: connection", r"[Cc]onnection|[Dd]isconnect|socket|[Ss]ession"),
+]
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def of(history, *events):
+    return [entry for entry in history if entry["event"] in events]
+
+
+def word(entry):
+    """The outcome of a call, by what the application was told."""
+    if entry["outcome"] == "answered":
+        return "ok"
+    return next((name for name, pattern in WORDS if re.search(pattern, entry["error"])), "other: " + entry["error"])
+
+
+def connected_throughout(history, start, end):
+    """Whether the application had its node all that time."""
+    breaks = of(history, "disconnected", "connected")
+    inside = any(start <= entry["at"] <= end for entry in breaks)
+    before = [entry for entry in breaks if entry["at"] < start]
+    return not inside and (not before or before[-1]["event"] == "connected")
+
+
+def paused(notes, start, end, margin=0):
+    """The nodes that were stopped or killed at some time between the two."""
+    begun, found = {}, set()
+    for note in notes:
+        key = (note["start"], *note["nodes"])
+        if note["kind"] not in ("kill", "stop"):
+            continue
+        if note["verb"] == "begin":
+            begun[key] = note["at"]
+        elif begun[key] <= end and note["at"] + margin >= start:
+            found.add(note["nodes"][0])
+    return found
+
+
+def verdicts(histories, notes):
+    return [
+        ("no acknowledged context update is lost", updates(histories)),
+        ("all copies of a context are equal after healing", copies(histories)),
+        ("no application sees a key go back", going_back(histories, notes)),
+        ("no call runs twice", twice(histories)),
+        ("an answered call ran once, with its own answer; one that was not delivered never ran", honest(histories)),
+        ("no call hangs", hanging(histories)),
+        ("stream data comes in order, and not twice", ordered(histories)),
+        ("a publication comes once at most", once(histories)),
+        ("streams and bus reach all after healing", reaching(histories)),
+    ]
+
+
+def finals(histories):
+    return {
+        (name, entry["who"], entry["context"]): entry["value"]
+        for name, history in histories.items()
+        for entry in of(history, "holds")
+    }
+
+
+def updates(histories):
+    """A key of one writer may hold the value that was acknowledged last, or one that was asked for later and whose
+    end is not known. `None` is a key that is not there."""
+    broken, values = [], finals(histories)
+    for name, history in histories.items():
+        acknowledged = {entry["id"] for entry in of(history, "updated")}
+        allowed, witness = {}, {}
+        for entry in of(history, "update"):
+            if entry["key"] == "all":
+                continue
+            key = (entry["context"], entry["key"])
+            if entry["id"] in acknowledged:
+                allowed[key] = {entry["value"]}
+                witness[key] = entry
+            else:
+                allowed.setdefault(key, {None}).add(entry["value"])
+        for (context, key), right in allowed.items():
+            for (place, who, of_context), value in values.items():
+                if of_context == context and value.get(key) not in right:
+                    told = witness.get((context, key))
+                    broken.append(f"{context}.{key} is {value.get(key)} for {who} at {place}, not {right}; acknowledged: {told}")
+    return broken
+
+
+def copies(histories):
+    values, broken = finals(histories), []
+    for context in ("ledger", "board"):
+        seen = {place: value for place, value in values.items() if place[2] == context}
+        if len(seen) != 2 * len(histories):
+            broken.append(f"{context}: only {len(seen)} copies were read")
+        if len({json.dumps(value, sort_keys=True) for value in seen.values()}) > 1:
+            keys = set().union(*seen.values())
+            differing = [key for key in keys if len({value.get(key) for value in seen.values()}) > 1]
+            for key in sorted(differing):
+                broken.append(f"{context}.{key}: " + ", ".join(f"{who} at {at} {v.get(key)}" for (at, who, _), v in seen.items()))
+    return broken
+
+
+def going_back(histories, notes):
+    """Of the keys that one application writes with rising values."""
+    broken = []
+    for name, history in histories.items():
+        newest, returned = {}, 0
+        for entry in history:
+            if entry["event"] == "connected":
+                returned = entry["at"]
+            if entry["event"] != "saw" or entry["context"] != "board":
+                continue
+            for key, value in (entry["delta"] or {}).items():
+                if key == "all" or not isinstance(value, int):
+                    continue
+                if value < newest.get(key, 0) and entry["at"] > returned + RETURN_MS:
+                    broken.append(f"board.{key} at {name}: {value} after {newest[key]}, at {entry['at']}")
+                newest[key] = max(value, newest.get(key, 0))
+    return broken
+
+
+def runs(histories):
+    return Counter(entry["id"] for history in histories.values() for entry in of(history, "ran"))
+
+
+def twice(histories):
+    return [f"{call} ran {count} times" for call, count in runs(histories).items() if count > 1]
+
+
+def honest(histories):
+    broken, ran = [], runs(histories)
+    for history in histories.values():
+        for entry in of(history, "ended"):
+            outcome, count = word(entry), ran[entry["id"]]
+            if outcome == "ok" and (count != 1 or entry["returned"] != entry["id"]):
+                broken.append(f"{entry} ran {count} times")
+            if outcome in NOT_RUN and count:
+                broken.append(f"{entry} ran")
+    return broken
+
+
+def hanging(histories):
+    """Each call ends. The library's own time limit may end it only if the application lost its node meanwhile."""
+    broken = []
+    for name, history in histories.items():
+        ended = {}
+        for entry in of(history, "ended"):
+            if entry["id"] in ended:
+                broken.append(f"{entry['id']} ended twice")
+            ended[entry["id"]] = entry
+        for entry in of(history, "call"):
+            end = ended.get(entry["id"])
+            if end is None:
+                broken.append(f"{entry} never ended")
+            elif word(end) == "library: timeout" and connected_throughout(history, entry["at"], end["at"]):
+                broken.append(f"{entry} ended by the library: {end['error']}")
+    return broken
+
+
+def ordered(histories):
+    broken = []
+    for name, history in histories.items():
+        last = defaultdict(int)
+        for entry in of(history, "data"):
+            branch = (entry["provider"], entry["subscription"])
+            if entry["n"] <= last[branch]:
+                broken.append(f"{name} of {branch}: {entry['n']} after {last[branch]}, at {entry['at']}")
+            last[branch] = entry["n"]
+    return broken
+
+
+def once(histories):
+    broken = []
+    for name, history in histories.items():
+        count = Counter((entry["publisher"], entry["n"]) for entry in of(history, "heard"))
+        broken += [f"{name} heard {publication} {times} times" for publication, times in count.items() if times > 1]
+    return broken
+
+
+def reaching(histories):
+    broken = []
+    for name, history in histories.items():
+        for other in histories.keys() - {name}:
+            if not any(entry.get("marked") and entry["provider"] == other for entry in of(history, "data")):
+                broken.append(f"{name} had nothing of the stream of {other}")
+            if not any(entry.get("marked") and entry["publisher"] == other for entry in of(history, "heard")):
+                broken.append(f"{name} heard nothing that {other} published")
+    return broken
+
+
+def quantiles(values):
+    values = sorted(values)
+    if not values:
+        return "none"
+    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
+    return f"{len(values)} times, median {at(0.5):.0f} ms, p99 {at(0.99):.0f} ms, longest {values[-1]:.0f} ms"
+
+
+def pairs(note):
+    """Which application must lose which, by a fault."""
+    everybody = {"a", "b", "c"}
+    if note["kind"] in ("cut", "one-way"):
+        one, other = note["nodes"]
+        return [(one, other), (other, one)]
+    node = note["nodes"][0]
+    others = sorted(everybody - {node})
+    # A node that is dead or asleep tells its application nothing.
+    watching = [(other, node) for other in others]
+    return watching + ([(node, other) for other in others] if note["kind"] == "isolate" else [])
+
+
+def figures(histories, notes):
+    gone, back = defaultdict(list), defaultdict(list)
+    ends = {(note["start"], *note["nodes"]): note["at"] for note in notes if note["verb"] == "end"}
+    for note in of_begin(notes):
+        end = ends[(note["start"], *note["nodes"])]
+        for one, other in pairs(note):
+            application = f"client-{other}"
+            changes = [e for e in of(histories[one], "server-added", "server-removed") if e["application"] == application]
+            removed = next((e["at"] for e in changes if e["event"] == "server-removed" and note["at"] <= e["at"] <= end + 1500), None)
+            if removed is None:
+                continue
+            gone[note["kind"]].append(removed - note["at"])
+            added = next((e["at"] for e in changes if e["event"] == "server-added" and e["at"] >= max(removed, end)), None)
+            if added is not None:
+                back[note["kind"]].append(added - end)
+    for kind in sorted(gone):
+        yield f"withdrawn after {kind} began: {quantiles(gone[kind])}"
+        yield f"back after {kind} ended: {quantiles(back[kind])}"
+    outcomes, took = Counter(), defaultdict(list)
+    for history in histories.values():
+        begun = {entry["id"]: entry["at"] for entry in of(history, "call")}
+        for entry in of(history, "ended"):
+            outcome = word(entry)
+            outcomes[outcome] += 1
+            took[outcome].append(entry["at"] - begun[entry["id"]])
+    yield f"calls: {sum(outcomes.values())}"
+    for outcome, count in outcomes.most_common():
+        yield f"  {outcome} {count}, longest {max(took[outcome])} ms"
+    counts = Counter(entry["event"] for history in histories.values() for entry in history)
+    for event in ("updated", "update-failed", "update-unknown", "data", "heard", "not-subscribed", "closed", "disconnected"):
+        yield f"{event}: {counts[event]}"
+
+
+def of_begin(notes):
+    return [note for note in notes if note["verb"] == "begin"]

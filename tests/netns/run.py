@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+"""Three nodes on real kernels' networks, each with an application, under a schedule of faults made from a seed;
+then the histories of the applications are checked (check.py). See README.md."""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import check
+
+HERE = Path(__file__).resolve().parent
+NAMES = ["a", "b", "c"]
+HTTP_PORT, MESH_PORT = 8385, 8386
+READY_S = 20
+HEAL_S = 40
+AFTER_S = 5
+QUIET_S = 60
+
+Fault = namedtuple("Fault", "start end kind nodes")
+Weather = namedtuple("Weather", "start delay_ms loss_percent")
+
+
+def plan(seed, seconds):
+    """Returns the faults and the weather of a run. Each fault ends before the run does.
+
+    Cuts and stops may overlap. A node is not killed within 4 s of another fault: one that comes back while it
+    is cut off from all others lets its application create anew what it does not find, and that stands.
+    """
+    dice = random.Random(seed)
+    faults, now, calm = [], 3.0, 0.0
+    while now < seconds:
+        kind = dice.choice(["one-way", "one-way", "cut", "cut", "isolate", "kill", "kill", "stop", "stop"])
+        nodes = dice.sample(NAMES, 2 if kind in ("one-way", "cut") else 1)
+        length = {"kill": dice.uniform(0.2, 4), "stop": 3.0}.get(kind, dice.uniform(1, 8))
+        pause = dice.uniform(1, 5)
+        together = dice.random() < 0.3
+        if kind == "kill":
+            now = max(now, calm + 4)
+        fault = Fault(round(now, 2), round(now + length, 2), kind, nodes)
+        if fault.end > seconds:
+            break
+        faults.append(fault)
+        calm = max(calm, fault.end)
+        if kind == "kill":
+            now = fault.end + 4
+        else:
+            now += dice.uniform(0.2, length) if together else length + pause
+    weather, now = [], 0.0
+    while now < seconds:
+        weather.append(Weather(round(now, 2), *dice.choice([(0, 0), (40, 0), (0, 2), (40, 2)])))
+        now += dice.uniform(5, 15)
+    return faults, weather
+
+
+def run(*words, **options):
+    return subprocess.run(words, check=True, capture_output=True, text=True, **options).stdout
+
+
+class Talk:
+    """A program that answers lines with lines."""
+
+    def __init__(self, command, errors):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+
+    def say(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def hear(self):
+        return self.process.stdout.readline().strip()
+
+    def ask(self, line):
+        self.say(line)
+        return self.hear()
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Machine:
+    """A namespace, its node and its application."""
+
+    def __init__(self, name, home, deskmesh):
+        self.name, self.home, self.deskmesh = name, home / name, deskmesh
+        self.home.mkdir()
+        self.namespace = f"dm-{os.getpid()}-{name}"
+        self.address = f"10.91.0.{NAMES.index(name) + 1}"
+        self.data = self.home / "data"
+        self.log = open(self.home / "log", "ab")
+        self.node = self.client = None
+        self.join = None
+
+    def inside(self, *words):
+        return ["ip", "netns", "exec", self.namespace, *map(str, words)]
+
+    def make(self):
+        run("ip", "netns", "add", self.namespace)
+        run(*self.inside("ip", "link", "set", "lo", "up"))
+        run(*self.inside("nft", "add table ip cut; add chain ip cut input { type filter hook input priority 0; }"))
+
+    def start(self):
+        command = [self.deskmesh, "up", "--data-dir", self.data, "--listen", f"127.0.0.1:{HTTP_PORT}"]
+        command += ["--mesh-listen", f"{self.address}:{MESH_PORT}", "--name", self.name, "--user", "ann"]
+        if self.join and not self.data.exists():
+            command += ["--join", self.join]
+        environment = {**os.environ, "HOME": str(self.home)}
+        self.node = subprocess.Popen(self.inside(*command), env=environment, stdout=self.log, stderr=self.log)
+
+    def ask(self, *words):
+        return run(*self.inside(self.deskmesh, *words, "--data-dir", self.data))
+
+    def peers_up(self):
+        try:
+            return sum(peer["state"] == "up" for peer in json.loads(self.ask("peers", "--json")))
+        except subprocess.CalledProcessError:
+            return -1
+
+    def kill(self):
+        if self.node:
+            self.node.kill()
+            self.node.wait()
+
+    def stop(self):
+        self.node.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.node.send_signal(signal.SIGCONT)
+
+    def hear_from(self, other, hears):
+        """Whether packets of that machine arrive here."""
+        if hears:
+            self.table = [rule for rule in self.table if rule != other.address]
+        else:
+            self.table.append(other.address)
+        rules = "".join(f"add rule ip cut input ip saddr {address} drop; " for address in self.table)
+        run(*self.inside("nft", f"flush chain ip cut input; {rules}"))
+
+    table = ()
+
+    def launch_client(self, seed):
+        others = ",".join(name for name in NAMES if name != self.name)
+        self.table = []
+        self.client = Talk(
+            self.inside("node", HERE / "client.mjs", "--name", self.name, "--others", others, "--seed", seed,
+                        "--url", f"ws://127.0.0.1:{HTTP_PORT}", "--history", self.home / "history.jsonl"),
+            self.log,
+        )
+
+    def remove(self):
+        if self.client:
+            self.client.end()
+        self.kill()
+        subprocess.run(["ip", "netns", "delete", self.namespace], check=False, capture_output=True)
+        self.log.close()
+
+
+class Mesh:
+    """All of it."""
+
+    def __init__(self, home, deskmesh, seed):
+        self.seed = seed
+        self.home = home
+        self.machines = {name: Machine(name, home, deskmesh) for name in NAMES}
+        self.box = None
+
+    def up(self):
+        machines = list(self.machines.values())
+        for machine in machines:
+            machine.make()
+        pairs = [f"{machine.namespace}={machine.address}" for machine in machines]
+        self.box = Talk([sys.executable, str(HERE / "box.py"), str(self.seed), *pairs], None)
+        if self.box.hear() != "ready":
+            raise SystemExit("The TUN devices cannot be made. Is this root, and is there /dev/net/tun?")
+        first = machines[0]
+        for machine in machines:
+            if machine is not first:
+                machine.join = first.ask("token", "create").strip()
+            machine.start()
+            until(lambda machine=machine: machine.peers_up() >= 0, READY_S, f"node {machine.name} to start")
+        self.whole(READY_S)
+        for machine in machines:
+            machine.launch_client(self.seed)
+        self.clients_answer("ready")
+
+    def whole(self, seconds):
+        everybody = self.machines.values()
+        until(lambda: all(machine.peers_up() == len(NAMES) - 1 for machine in everybody), seconds, "all nodes to be linked")
+
+    def clients_answer(self, expected="done"):
+        """Returns whether all clients did as they were told."""
+        answers = {name: machine.client.hear() for name, machine in self.machines.items()}
+        for name, answer in answers.items():
+            if answer != expected:
+                print(f"application {name}: {answer or 'has ended'}")
+        return set(answers.values()) == {expected}
+
+    def tell(self, word):
+        for machine in self.machines.values():
+            machine.client.say(word)
+        return self.clients_answer()
+
+    def begin(self, fault):
+        self.apply(fault, True)
+
+    def end(self, fault):
+        self.apply(fault, False)
+
+    def apply(self, fault, on):
+        here = self.machines[fault.nodes[0]]
+        if fault.kind == "kill":
+            (here.kill if on else here.start)()
+        elif fault.kind == "stop":
+            (here.stop if on else here.thaw)()
+        elif fault.kind == "isolate":
+            for other in self.machines.values():
+                if other is not here:
+                    here.hear_from(other, not on)
+                    other.hear_from(here, not on)
+        else:
+            there = self.machines[fault.nodes[1]]
+            there.hear_from(here, not on)
+            if fault.kind == "cut":
+                here.hear_from(there, not on)
+
+    def down(self):
+        for machine in self.machines.values():
+            machine.remove()
+        if self.box:
+            self.box.end()
+
+
+def until(predicate, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.05)
+
+
+def play(mesh, faults, weather, note):
+    """Does all that is planned, when it is."""
+    steps = [(fault.start, "begin", fault) for fault in faults] + [(fault.end, "end", fault) for fault in faults]
+    steps += [(change.start, "weather", change) for change in weather]
+    started = time.monotonic()
+    for at, verb, subject in sorted(steps, key=lambda step: step[0]):
+        time.sleep(max(0.0, started + at - time.monotonic()))
+        if verb == "weather":
+            mesh.box.say(f"{subject.delay_ms} {subject.loss_percent}")
+        else:
+            before = time.time()
+            getattr(mesh, verb)(subject)
+            note(verb, subject, before if verb == "begin" else time.time())
+
+
+def main():
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("--seed", type=int, default=1)
+    words.add_argument("--seconds", type=float, default=60, help="how long there are faults")
+    words.add_argument("--deskmesh", default="target/release/deskmesh", help="the program to test")
+    words.add_argument("--keep", help="a directory for logs and histories, which then stay")
+    words = words.parse_args()
+    if os.geteuid() != 0:
+        raise SystemExit("This makes network namespaces, and needs root.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+    faults, weather = plan(words.seed, words.seconds)
+    print(f"seed {words.seed}, {words.seconds:g} s of faults")
+    for change in weather:
+        print(f"  {change.start:6.2f}          round trip +{2 * change.delay_ms} ms, loss {change.loss_percent} %")
+    for fault in faults:
+        print(f"  {fault.start:6.2f} – {fault.end:6.2f} {fault.kind} {' '.join(fault.nodes)}")
+
+    home = Path(words.keep or tempfile.mkdtemp(prefix="deskmesh-netns-"))
+    if words.keep:
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+    mesh = Mesh(home, Path(words.deskmesh).resolve(), words.seed)
+    notes, verdicts = [], []
+
+    def note(verb, fault, at):
+        notes.append({"at": at * 1000, "verb": verb, "kind": fault.kind, "nodes": fault.nodes, "start": fault.start})
+
+    try:
+        mesh.up()
+        mesh.tell("go")
+        play(mesh, faults, weather, note)
+        mesh.box.say("0 0")
+        healed = time.monotonic()
+        linked = True
+        try:
+            mesh.whole(HEAL_S)
+        except TimeoutError:
+            linked = False
+        print(f"all nodes linked {time.monotonic() - healed:.1f} s after the last fault" if linked else "NOT LINKED")
+        # Applications that were cut off have this long to subscribe again.
+        time.sleep(AFTER_S)
+        mesh.tell("mark")
+        time.sleep(AFTER_S)
+        told = mesh.tell("quiet")
+        time.sleep(2)
+        told = mesh.tell("final") and told
+        lists = {name: replica(machine) for name, machine in mesh.machines.items()}
+        verdicts.append(("all nodes are linked after healing", [] if linked else ["they are not"]))
+        verdicts.append(("all applications did as they were told", [] if told else ["see above"]))
+        agree = len({json.dumps(seen, sort_keys=True) for seen in lists.values()}) == 1
+        verdicts.append(("all nodes list the same apps, methods and contexts", [] if agree else [json.dumps(lists)]))
+        status = {name: json.loads(machine.ask("status", "--json")) for name, machine in mesh.machines.items()}
+        (home / "status.json").write_text(json.dumps(status))
+    finally:
+        mesh.down()
+    (home / "faults.json").write_text(json.dumps(notes))
+
+    histories = {name: check.read(home / name / "history.jsonl") for name in NAMES}
+    verdicts += check.verdicts(histories, notes)
+    for promise, broken in verdicts:
+        print(f"{'ok    ' if not broken else 'BROKEN'}  {promise}")
+        for line in broken[:10]:
+            print(f"          {line[:600]}")
+        if len(broken) > 10:
+            print(f"          … {len(broken)} in all")
+    for line in check.figures(histories, notes):
+        print(line)
+    failed = any(broken for _, broken in verdicts)
+    if failed:
+        print(f"logs and histories: {home}")
+    elif not words.keep:
+        shutil.rmtree(home)
+    sys.exit(1 if failed else 0)
+
+
+def replica(machine):
+    """What a node says there is, without what concerns only its own side of things."""
+    def plain(entries, keys):
+        return sorted(json.dumps({key: entry.get(key) for key in keys}, sort_keys=True) for entry in entries)
+
+    answers = {question: json.loads(machine.ask(question, "--json")) for question in ("apps", "methods", "contexts")}
+    return {question: plain(answers[question], KEYS[question]) for question in answers}
+
+
+KEYS = {"apps": ["instance", "application", "node"], "methods": ["name", "streaming", "application", "node"], "contexts": ["name", "user", "keys"]}
+
+
+if __name__ == "__main__":
+    main()
