@@ -14,7 +14,7 @@ WORDS = [
     ("deadline", r"deadline"),
     ("overloaded", r"overloaded"),
     ("library: timeout", r"[Tt]imeout|timed out"),
-    ("library: connection", r"[Cc]onnection|[Dd]isconnect|socket|[Ss]ession"),
+    ("library: connection", r"no reason|[Cc]onnection|[Dd]isconnect|socket|[Ss]ession"),
 ]
 
 
@@ -40,20 +40,6 @@ def connected_throughout(history, start, end):
     inside = any(start <= entry["at"] <= end for entry in breaks)
     before = [entry for entry in breaks if entry["at"] < start]
     return not inside and (not before or before[-1]["event"] == "connected")
-
-
-def paused(notes, start, end, margin=0):
-    """The nodes that were stopped or killed at some time between the two."""
-    begun, found = {}, set()
-    for note in notes:
-        key = (note["start"], *note["nodes"])
-        if note["kind"] not in ("kill", "stop"):
-            continue
-        if note["verb"] == "begin":
-            begun[key] = note["at"]
-        elif begun[key] <= end and note["at"] + margin >= start:
-            found.add(note["nodes"][0])
-    return found
 
 
 def verdicts(histories, notes):
@@ -228,7 +214,7 @@ def pairs(note):
 def figures(histories, notes):
     gone, back = defaultdict(list), defaultdict(list)
     ends = {(note["start"], *note["nodes"]): note["at"] for note in notes if note["verb"] == "end"}
-    for note in of_begin(notes):
+    for note in alone(notes, ends):
         end = ends[(note["start"], *note["nodes"])]
         for one, other in pairs(note):
             application = f"client-{other}"
@@ -258,5 +244,11 @@ def figures(histories, notes):
         yield f"{event}: {counts[event]}"
 
 
-def of_begin(notes):
-    return [note for note in notes if note["verb"] == "begin"]
+def alone(notes, ends):
+    """The beginnings of faults that no other one overlapped or followed within 2 s: of those the times mean something."""
+    begun = [note for note in notes if note["verb"] == "begin"]
+    spans = [(note["at"], ends[(note["start"], *note["nodes"])] + 2000) for note in begun]
+    for index, (start, end) in enumerate(spans):
+        others = spans[:index] + spans[index + 1:]
+        if all(later > end or done < start for later, done in others):
+            yield begun[index]

@@ -1,6 +1,8 @@
 // One application on one machine: it uses everything, and records what it did and saw, a JSON object per line.
 //
-//   node client.mjs --name a --others b,c --url ws://127.0.0.1:8385 --history FILE --seed N
+//   node client.mjs --name a --others b,c --url ws://127.0.0.1:8385 --history FILE --seed N [--away]
+//
+// With `--away` it also updates contexts while it has no node: the library then sends `create-context` once it has one.
 //
 // On its standard input it obeys `go` (begin), `mark` (note the time, and take part in the last check of
 // streams and bus), `quiet` (do nothing new, and wait for all that runs) and `final` (record what there is, and end).
@@ -12,11 +14,14 @@ import { close, connect } from '../clients/lib/clients.mjs';
 import { sleep, until, within } from '../clients/lib/wait.mjs';
 
 const { values: options } = parseArgs({
-  options: Object.fromEntries(['name', 'others', 'url', 'history', 'seed'].map((name) => [name, { type: 'string' }])),
+  options: {
+    ...Object.fromEntries(['name', 'others', 'url', 'history', 'seed'].map((name) => [name, { type: 'string' }])),
+    away: { type: 'boolean', default: false },
+  },
 });
 const { name, url } = options;
 const others = options.others.split(',');
-const UPDATE_MS_MAX = 10_000;
+const UPDATE_MS_MAX = 5000;
 const CALL_MS_MAX = 20_000;
 const RUNNING_MAX = 100;
 
@@ -32,7 +37,8 @@ function random() {
   return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
 }
 
-const reasonOf = (error) => String(error?.message ?? error?.executed_by ?? JSON.stringify(error));
+// When its connection breaks, the library ends calls without a reason.
+const reasonOf = (error) => String(error?.message || error?.all_errors?.[0]?.message || 'no reason');
 const login = (application) => connect('io', url, {
   user: 'ann',
   application,
@@ -40,8 +46,9 @@ const login = (application) => connect('io', url, {
 });
 
 const client = await login(`client-${name}`);
-client.connection.connected(() => record('connected'));
-client.connection.disconnected(() => record('disconnected'));
+let away = false;
+client.connection.connected(() => { away = false; record('connected'); });
+client.connection.disconnected(() => { away = true; record('disconnected'); });
 const { contexts, interop, bus } = client;
 const pending = new Set();
 let busy = true;
@@ -64,6 +71,7 @@ function track(promise) {
 let updates = 0;
 async function update(context, key, value) {
   updates += 1;
+  if (!options.away && (away || !contexts.all().includes(context))) return;
   const id = `${name}${updates}`;
   record('update', { id, context, key, value });
   const done = contexts.update(context, { [key]: value }).then(

@@ -105,6 +105,7 @@ class Machine:
         self.log = open(self.home / "log", "ab")
         self.node = self.client = None
         self.join = None
+        self.table = []
 
     def inside(self, *words):
         return ["ip", "netns", "exec", self.namespace, *map(str, words)]
@@ -144,21 +145,17 @@ class Machine:
 
     def hear_from(self, other, hears):
         """Whether packets of that machine arrive here."""
-        if hears:
-            self.table = [rule for rule in self.table if rule != other.address]
-        else:
-            self.table.append(other.address)
+        # Cuts may overlap: each has an entry of its own.
+        (self.table.remove if hears else self.table.append)(other.address)
         rules = "".join(f"add rule ip cut input ip saddr {address} drop; " for address in self.table)
         run(*self.inside("nft", f"flush chain ip cut input; {rules}"))
 
-    table = ()
-
-    def launch_client(self, seed):
+    def launch_client(self, seed, away):
         others = ",".join(name for name in NAMES if name != self.name)
-        self.table = []
         self.client = Talk(
             self.inside("node", HERE / "client.mjs", "--name", self.name, "--others", others, "--seed", seed,
-                        "--url", f"ws://127.0.0.1:{HTTP_PORT}", "--history", self.home / "history.jsonl"),
+                        "--url", f"ws://127.0.0.1:{HTTP_PORT}", "--history", self.home / "history.jsonl",
+                        *(["--away"] if away else [])),
             self.log,
         )
 
@@ -173,8 +170,8 @@ class Machine:
 class Mesh:
     """All of it."""
 
-    def __init__(self, home, deskmesh, seed):
-        self.seed = seed
+    def __init__(self, home, deskmesh, seed, away):
+        self.seed, self.away = seed, away
         self.home = home
         self.machines = {name: Machine(name, home, deskmesh) for name in NAMES}
         self.box = None
@@ -195,7 +192,7 @@ class Mesh:
             until(lambda machine=machine: machine.peers_up() >= 0, READY_S, f"node {machine.name} to start")
         self.whole(READY_S)
         for machine in machines:
-            machine.launch_client(self.seed)
+            machine.launch_client(self.seed, self.away)
         self.clients_answer("ready")
 
     def whole(self, seconds):
@@ -273,6 +270,7 @@ def main():
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--seconds", type=float, default=60, help="how long there are faults")
     words.add_argument("--deskmesh", default="target/release/deskmesh", help="the program to test")
+    words.add_argument("--away", action="store_true", help="also update contexts while there is no node")
     words.add_argument("--keep", help="a directory for logs and histories, which then stay")
     words = words.parse_args()
     if os.geteuid() != 0:
@@ -290,7 +288,7 @@ def main():
     if words.keep:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-    mesh = Mesh(home, Path(words.deskmesh).resolve(), words.seed)
+    mesh = Mesh(home, Path(words.deskmesh).resolve(), words.seed, words.away)
     notes, verdicts = [], []
 
     def note(verb, fault, at):
