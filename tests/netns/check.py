@@ -44,6 +44,7 @@ def connected_throughout(history, start, end):
 
 def verdicts(histories, notes):
     return [
+        ("updates of each application were acknowledged", at_work(histories)),
         ("no acknowledged context update is lost", updates(histories)),
         ("all copies of a context are equal after healing", copies(histories)),
         ("no application sees a key go back", going_back(histories, notes)),
@@ -62,6 +63,10 @@ def finals(histories):
         for name, history in histories.items()
         for entry in of(history, "holds")
     }
+
+
+def at_work(histories):
+    return [f"{name} had none" for name, history in histories.items() if not of(history, "updated")]
 
 
 def updates(histories):

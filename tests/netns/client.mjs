@@ -21,6 +21,7 @@ const { values: options } = parseArgs({
 });
 const { name, url } = options;
 const others = options.others.split(',');
+const CONTEXTS = ['ledger', 'board'];
 const UPDATE_MS_MAX = 5000;
 const CALL_MS_MAX = 20_000;
 const RUNNING_MAX = 100;
@@ -156,7 +157,11 @@ await interop.register(`Run.${name}`, async ({ id, workMs }) => {
 const stream = await interop.createStream(`Tick.${name}`);
 interop.serverAdded(({ application }) => record('server-added', { application }));
 interop.serverRemoved(({ application }) => record('server-removed', { application }));
-await Promise.all(['ledger', 'board'].map(watch));
+for (const context of CONTEXTS) {
+  if (name === 'a') await contexts.set(context, { start: true });
+  await until(() => contexts.all().includes(context), 5000, 'the contexts');
+  await watch(context);
+}
 
 async function begin() {
   for (const other of others) {
@@ -174,8 +179,8 @@ async function begin() {
 async function final() {
   const newcomer = await login(`newcomer-${name}`);
   try {
-    await until(() => ['ledger', 'board'].every((context) => newcomer.contexts.all().includes(context)), 5000, 'the contexts');
-    for (const context of ['ledger', 'board']) {
+    await until(() => CONTEXTS.every((context) => newcomer.contexts.all().includes(context)), 5000, 'the contexts');
+    for (const context of CONTEXTS) {
       record('holds', { context, who: 'client', value: await contexts.get(context) });
       record('holds', { context, who: 'newcomer', value: await newcomer.contexts.get(context) });
     }
