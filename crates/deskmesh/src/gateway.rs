@@ -380,6 +380,9 @@ fn log(notice: &Notice) {
         Notice::Divergence { node, count } => {
             tracing::error!(node = %node.short(), count, "replicas differ though they cover the same writes; sent again");
         }
+        Notice::BatchRefused { node, limit, why } => {
+            tracing::error!(node = %node.short(), limit, %why, "what a node replicates was refused; its link is closed");
+        }
         Notice::EntryRefused { node, why } => {
             tracing::warn!(node = %node.short(), %why, "an entry was refused")
         }

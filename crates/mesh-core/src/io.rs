@@ -136,6 +136,8 @@ pub enum Notice {
     NodeGone { node: NodeId, name: Text },
     /// Two replicas cover the same writes and differ: a defect. They are brought together again.
     Divergence { node: NodeId, count: u64 },
+    /// A batch from another node would break a bound; its link was closed.
+    BatchRefused { node: NodeId, limit: &'static str, why: Text },
     /// An entry from another node was refused.
     EntryRefused { node: NodeId, why: Text },
 }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use mesh_model::link::{BatchEnd, Heard, LinkMessage, WireEntry, reject};
 use mesh_model::{
-    Cause, DomainId, Incarnation, Lane, LinkId, LinkPeer, NodeId, Origin, Stamp, Text, Tick, VersionVector,
+    Cause, DomainId, Hlc, Incarnation, Lane, LinkId, LinkPeer, NodeId, Origin, Stamp, Text, Tick,
+    VersionVector,
 };
 
 use crate::content::{Step, Write};
@@ -65,6 +66,9 @@ pub(crate) struct Link {
 
 const SERVES: &str = "another link between these nodes serves";
 const NEWER_LIFE: &str = "a newer life of this node is known; was its disk copied?";
+/// How many times the bounds of a domain other nodes may fill: what is within them on two nodes that
+/// were apart has to fit when they meet.
+const APART: usize = 2;
 /// Reasons that are kept until what they are about is withdrawn.
 const WHYS_MAX: usize = 1_024;
 
@@ -632,6 +636,13 @@ impl Node {
         let stage = std::mem::take(&mut known.stage);
         known.stage_bytes = 0;
         let reset = std::mem::take(&mut known.stage_reset);
+        let known_peer = known.peer;
+        if let Err((limit, why)) = self.check_batch(&stage) {
+            let node = known_peer;
+            self.notice(Notice::BatchRefused { node, limit, why: why.as_str().into() });
+            return self.close_link(link, reject::PROTOCOL, &why);
+        }
+        let Some(known) = self.links.get_mut(&link) else { return };
         let behind = !covers_all(&end.vector, self.replica.floor());
         let shared = stage.iter().any(|entry| key::owner(&entry.key).is_none());
         known.refused = behind && !reset && (shared || known.refused);
@@ -667,6 +678,43 @@ impl Node {
         for link in waiting {
             self.release_held(link, false);
         }
+    }
+
+    /// Returns the limit that a batch breaks, and what to do. It is refused whole: a vector must not cover
+    /// what was left out.
+    fn check_batch(&self, entries: &[WireEntry]) -> Result<(), (&'static str, String)> {
+        let limits = &self.settings.limits;
+        let latest = self.now.wall_ms.saturating_add(limits.clock_skew_ms_max).min(u64::MAX >> 16);
+        if let Some(ahead) =
+            entries.iter().map(|entry| entry.hlc).max().filter(|hlc| *hlc > Hlc::from_wall_ms(latest))
+        {
+            let ahead = (ahead.0 - Hlc::from_wall_ms(self.now.wall_ms).0) / Hlc::from_wall_ms(1).0;
+            let why = format!(
+                "it is stamped {ahead} ms after this node's time, and the limit clock_skew_ms_max is {}; set both clocks and start the node that was ahead again",
+                limits.clock_skew_ms_max
+            );
+            return Err(("clock_skew_ms_max", why));
+        }
+        let new: Vec<&WireEntry> =
+            entries.iter().filter(|entry| self.replica.get(&entry.key).is_none()).collect();
+        let count = self.replica.len() + new.len();
+        if count > limits.domain_entries_max.saturating_mul(APART) {
+            let why = format!(
+                "with it the domain had {count} entries, more than {APART} times the limit domain_entries_max of {}; raise it, or remove contexts and registrations",
+                limits.domain_entries_max
+            );
+            return Err(("domain_entries_max", why));
+        }
+        let size = |entry: &WireEntry| entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len);
+        let bytes = self.replica.bytes() + entries.iter().map(size).sum::<usize>();
+        if !entries.is_empty() && bytes > limits.domain_bytes_max.saturating_mul(APART) {
+            let why = format!(
+                "with it the domain might have {bytes} bytes, more than {APART} times the limit domain_bytes_max of {}; raise it, or remove contexts and registrations",
+                limits.domain_bytes_max
+            );
+            return Err(("domain_bytes_max", why));
+        }
+        Ok(())
     }
 
     /// Notes what a node has covered, by its own word or another's. It counts once this node has covered

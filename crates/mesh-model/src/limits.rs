@@ -53,6 +53,9 @@ pub struct Limits {
     pub domain_entries_max: usize,
     /// Bytes of replicated keys and values of a domain (`domain_bytes_max`).
     pub domain_bytes_max: usize,
+    /// How far ahead of this node's clock the stamps of another node's writes may be, in milliseconds
+    /// (`clock_skew_ms_max`).
+    pub clock_skew_ms_max: u64,
     /// Bytes of an unfinished batch from one link (`batch_bytes_max`).
     pub batch_bytes_max: usize,
     /// Messages from one link that wait for a replicated write (`held_messages_max`).
@@ -81,6 +84,7 @@ impl Default for Limits {
             calls_per_session_max: 4_096,
             domain_entries_max: 200_000,
             domain_bytes_max: 256 << 20,
+            clock_skew_ms_max: 7_200_000,
             batch_bytes_max: 320 << 20,
             held_messages_max: 8_192,
             call_ms_max: 600_000,

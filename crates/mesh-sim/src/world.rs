@@ -35,6 +35,14 @@ pub struct Options {
     pub missing_link: bool,
     /// Whether tombstones are dropped while the run lasts.
     pub tombstones: bool,
+    /// Whether wall clocks jump, forward and back, by up to 30 s.
+    pub clocks: bool,
+    /// Whether connections stop carrying in one of their directions.
+    pub one_way: bool,
+    /// Whether nodes crash while they send or receive a batch.
+    pub batch_crashes: bool,
+    /// Whether there are many more faults, of all kinds that the run has.
+    pub storm: bool,
 }
 
 impl Options {
@@ -43,6 +51,7 @@ impl Options {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let faults = rng.chance(75);
+        let mut more = Rng::new(seed ^ 0xfa17);
         let nodes = 2 + usize::from(rng.chance(60)) + usize::from(rng.chance(30));
         Self {
             seed,
@@ -55,6 +64,10 @@ impl Options {
             double_dials: rng.chance(50),
             missing_link: nodes > 2 && rng.chance(15),
             tombstones: rng.chance(40),
+            clocks: faults && more.chance(25),
+            one_way: faults && more.chance(25),
+            batch_crashes: faults && more.chance(10),
+            storm: faults && more.chance(15),
         }
     }
 
@@ -70,6 +83,10 @@ impl Options {
                 &mut self.missing_link
             }
             "tombstones" => &mut self.tombstones,
+            "clocks" => &mut self.clocks,
+            "one_way" => &mut self.one_way,
+            "batch_crashes" => &mut self.batch_crashes,
+            "storm" => &mut self.storm,
             _ => return false,
         };
         *switch = true;
@@ -77,7 +94,7 @@ impl Options {
     }
 
     pub(crate) const fn faultless(&self) -> bool {
-        !(self.cuts || self.crashes || self.stalls || self.double_dials)
+        !(self.cuts || self.crashes || self.stalls || self.double_dials || self.one_way || self.batch_crashes)
     }
 }
 
@@ -124,6 +141,8 @@ pub(crate) struct Host {
     pub(crate) node: Option<Node>,
     pub(crate) life: u64,
     skew_ms: u64,
+    /// How far its wall clock has jumped.
+    jump_ms: u64,
     stalled_until: u64,
     timer: u64,
     /// Its ends of connections.
@@ -138,12 +157,14 @@ pub(crate) struct Conn {
     pub(crate) open: [bool; 2],
     /// Nothing gets through any more.
     cut: bool,
+    /// The end that nothing reaches any more, while the other hears it.
+    deaf: Option<usize>,
     last: BTreeMap<(usize, Lane), u64>,
 }
 
 #[derive(Debug)]
 enum Happening {
-    Frame { conn: usize, to: usize, frame: Bytes },
+    Frame { conn: usize, to: usize, lane: Lane, frame: Bytes },
     Opened { conn: usize, end: usize },
     Closed { conn: usize, end: usize },
     Drained { conn: usize, end: usize },
@@ -155,6 +176,7 @@ enum Happening {
     Act { app: usize },
     Spawn { host: usize },
     Fault,
+    Look,
     Restart { host: usize },
 }
 
@@ -171,6 +193,8 @@ pub(crate) enum Phase {
 pub(crate) struct World {
     pub(crate) options: Options,
     pub(crate) rng: Rng,
+    /// For the faults that came later, so that a seed without them is the run it was.
+    more: Rng,
     pub(crate) now: u64,
     count: u64,
     queue: BTreeMap<(u64, u64), Happening>,
@@ -192,6 +216,9 @@ pub(crate) struct World {
     aside: Vec<(SessionId, Event)>,
 }
 
+/// More than any run has.
+const ENTRIES_MAX: usize = 2_000;
+const BYTES_MAX: usize = 1 << 20;
 const WALL_MS: u64 = 1_700_000_000_000;
 
 impl World {
@@ -202,12 +229,14 @@ impl World {
                 node: None,
                 life: 0,
                 skew_ms: rng.range(0, 20_000),
+                jump_ms: 0,
                 stalled_until: 0,
                 timer: 0,
                 links: BTreeMap::new(),
             })
             .collect();
         Self {
+            more: Rng::new(options.seed ^ 0x0dd5),
             options,
             rng,
             now: 1_000_000,
@@ -247,6 +276,7 @@ impl World {
             }
         }
         self.after(1_500_000, Happening::Fault);
+        self.after(1_000_000, Happening::Look);
         let end = self.now + self.options.active_ms * 1000;
         self.advance(end);
         // Heal: what is down comes back, and everything has time to settle.
@@ -326,7 +356,7 @@ impl World {
             return self.at(until, happening);
         }
         match happening {
-            Happening::Frame { conn, to, frame } => self.deliver(conn, to, &frame),
+            Happening::Frame { conn, to, lane, frame } => self.deliver(conn, to, lane, &frame),
             Happening::Opened { conn, end } => self.opened(conn, end),
             Happening::Closed { conn, end } => self.closed(conn, end),
             Happening::Drained { conn, end } => {
@@ -374,6 +404,10 @@ impl World {
             }
             Happening::Spawn { host } => self.spawn(host),
             Happening::Fault => self.fault(),
+            Happening::Look => {
+                self.look();
+                self.after(1_000_000, Happening::Look);
+            }
             Happening::Restart { host } => {
                 if self.hosts[host].node.is_none() {
                     self.start(host);
@@ -386,7 +420,10 @@ impl World {
 
     fn clock(&self, host: usize) -> Now {
         let at = &self.hosts[host];
-        Now { tick: Tick(self.now + at.skew_ms * 7_000), wall_ms: WALL_MS + self.now / 1000 + at.skew_ms }
+        Now {
+            tick: Tick(self.now + at.skew_ms * 7_000),
+            wall_ms: WALL_MS + self.now / 1000 + at.skew_ms + at.jump_ms,
+        }
     }
 
     pub(crate) fn node_id(host: usize) -> NodeId {
@@ -404,7 +441,14 @@ impl World {
             domain: DomainId([1; 16]),
             id_secret: u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()),
             visibility: Visibility::default(),
-            limits: Limits { call_ms_max: 5_000, ..Limits::default() },
+            limits: Limits {
+                call_ms_max: 5_000,
+                domain_entries_max: ENTRIES_MAX,
+                domain_bytes_max: BYTES_MAX,
+                // Skew and jump of the one that is furthest ahead.
+                clock_skew_ms_max: 60_000,
+                ..Limits::default()
+            },
             timing: Timing {
                 gone_ms: 5_000,
                 ended_call_ms: 5_000,
@@ -501,12 +545,23 @@ impl World {
             at = at.max(*last + 2);
             *last = at;
         }
-        self.at(at & !1, Happening::Frame { conn, to: 1 - end, frame });
+        self.at(at & !1, Happening::Frame { conn, to: 1 - end, lane, frame });
     }
 
-    fn deliver(&mut self, conn: usize, to: usize, frame: &Bytes) {
-        if self.conns[conn].cut || !self.live(conn, to) {
+    fn deliver(&mut self, conn: usize, to: usize, lane: Lane, frame: &Bytes) {
+        if self.conns[conn].cut || self.conns[conn].deaf == Some(to) || !self.live(conn, to) {
             return;
+        }
+        if self.options.batch_crashes
+            && self.phase == Phase::Active
+            && lane == Lane::Replication
+            && self.more.chance(1)
+        {
+            // The sender is gone with what it had not sent yet, or the receiver with what it had not taken.
+            let end = if self.more.chance(50) { to } else { 1 - to };
+            // Nothing comes after a frame that was lost, though the sender may have closed this link before.
+            self.conns[conn].cut = true;
+            return self.crash(self.conns[conn].host[end]);
         }
         self.frames += 1;
         self.mix_bytes(frame);
@@ -544,6 +599,7 @@ impl World {
             link,
             open: [true, true],
             cut: false,
+            deaf: None,
             last: BTreeMap::new(),
         });
         self.hosts[from].links.insert(link[0], (conn, 0));
@@ -574,7 +630,7 @@ impl World {
 
     /// The other end of a connection is gone, and the transport says so.
     fn closed(&mut self, conn: usize, end: usize) {
-        if self.live(conn, end) {
+        if self.live(conn, end) && self.conns[conn].deaf != Some(end) {
             self.conns[conn].open[end] = false;
             let (host, link) = (self.conns[conn].host[end], self.conns[conn].link[end]);
             self.hosts[host].links.remove(&link);
@@ -612,8 +668,9 @@ impl World {
         if self.phase == Phase::Quiet {
             return;
         }
-        let wait = self.rng.range(100_000, 3_000_000);
+        let wait = self.rng.range(100_000, 3_000_000) / if self.options.storm { 12 } else { 1 };
         self.after(wait, Happening::Fault);
+        self.later_fault();
         let host = usize::try_from(self.rng.range(0, self.options.nodes as u64 - 1)).unwrap_or(0);
         match self.rng.range(0, 9) {
             0..=5 if self.options.cuts => {
@@ -637,6 +694,43 @@ impl World {
                 self.hosts[host].stalled_until = (self.now + long) | 1;
             }
             _ => {}
+        }
+    }
+
+    fn later_fault(&mut self) {
+        let host = usize::try_from(self.more.range(0, self.options.nodes as u64 - 1)).unwrap_or(0);
+        if self.options.clocks && self.more.chance(30) {
+            self.faults += 1;
+            self.hosts[host].jump_ms = self.more.range(0, 30_000);
+        }
+        if self.options.one_way && self.more.chance(30) {
+            let open: Vec<usize> = (0..self.conns.len())
+                .filter(|conn| {
+                    let conn = &self.conns[*conn];
+                    !conn.cut && conn.deaf.is_none() && conn.open == [true, true]
+                })
+                .collect();
+            let end = usize::from(self.more.chance(50));
+            if let Some(conn) = self.more.pick(&open).copied() {
+                self.faults += 1;
+                self.conns[conn].deaf = Some(end);
+            }
+        }
+    }
+
+    /// What must hold at any time.
+    fn look(&mut self) {
+        for host in 0..self.hosts.len() {
+            let Some(status) = self.hosts[host].node.as_ref().map(Node::status) else { continue };
+            if status.divergences > 0 {
+                self.violate(format!("node {host} saw equal vectors with unequal states"));
+            }
+            if status.entries > ENTRIES_MAX || status.entry_bytes > BYTES_MAX {
+                self.violate(format!(
+                    "node {host} holds {} entries, {} bytes",
+                    status.entries, status.entry_bytes
+                ));
+            }
         }
     }
 

@@ -79,3 +79,17 @@ fn a_batch_after_one_that_was_refused() {
         holds_with(seed, &["tombstones", "cuts", "crashes", "stalls"]);
     }
 }
+
+/// A frame is lost with its connection, not out of its middle.
+#[test]
+fn seed_1275_a_node_that_crashes_within_a_batch() {
+    holds(1275);
+}
+
+#[test]
+#[ignore = "known: absences longer than tombstones are kept, many at once, can leave replicas different until they are compared"]
+fn a_storm_of_long_absences() {
+    for seed in [234, 1146] {
+        holds_with(seed, &["storm", "cuts", "stalls", "one_way", "clocks", "tombstones"]);
+    }
+}

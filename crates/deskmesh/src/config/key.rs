@@ -84,6 +84,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.calls_per_session_max", kind: Kind::Count },
     Key { path: "limits.domain_entries_max", kind: Kind::Count },
     Key { path: "limits.domain_bytes_max", kind: Kind::Count },
+    Key { path: "limits.clock_skew_ms_max", kind: Kind::Count },
     Key { path: "limits.batch_bytes_max", kind: Kind::Count },
     Key { path: "limits.held_messages_max", kind: Kind::Count },
     Key { path: "limits.call_ms_max", kind: Kind::Count },

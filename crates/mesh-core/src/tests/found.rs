@@ -1,12 +1,13 @@
 //! What fuzzing found, as conversations.
 
+use bytes::Bytes;
 use mesh_model::link::{BatchEnd, WireEntry};
 use mesh_model::{
-    Dot, Hlc, Incarnation, Json, Lifetime, LinkId, LinkMessage, LinkPeer, NodeId, Origin, Text, VersionVector,
+    Dot, Hlc, Incarnation, Lifetime, Limits, LinkId, LinkMessage, LinkPeer, NodeId, Origin, VersionVector,
 };
 
 use super::mesh::Mesh;
-use crate::Input;
+use crate::{Input, NodeSettings, Notice};
 
 /// Creates a context from `data`, changes it, and checks what it is then on two nodes.
 fn check(data: &str, delta: &str, expected: &str) {
@@ -63,11 +64,11 @@ fn tombstones_go_when_the_neighbour_is_silent() {
     assert_eq!(mesh.nodes.iter().map(|node| node.status().entries).collect::<Vec<_>>(), [2, 2]);
 }
 
-/// A stamp at the end of time: what is written after it is still taken, and newer.
-#[test]
-fn a_clock_at_its_end_stands_still() {
+/// Has a node that is no real one send an entry, and returns the notices about it.
+fn refused(limits: Limits, hlc: Hlc, values: usize) -> Vec<Notice> {
     let mut mesh = Mesh::unlinked(1);
-    let (app, _) = mesh.app(0, "joe");
+    let now = mesh.now();
+    mesh.nodes[0] = crate::Node::new(NodeSettings { limits, ..super::mesh::settings(0, 1) }, now);
     let link = LinkId(9);
     let node = NodeId([9; 16]);
     mesh.input(0, Input::LinkOpened { link, peer: LinkPeer { node, dialled: false } });
@@ -81,20 +82,52 @@ fn a_clock_at_its_end_stands_still() {
         addresses: Vec::new(),
     };
     let origin = Origin { node, incarnation };
-    let entry = WireEntry {
-        key: crate::key::node(node),
+    let entry = |number: usize| WireEntry {
+        key: Bytes::from(vec![b'P', 0xff, b'c', 0xff, number as u8, 0xff]),
         dot: Dot { origin, seq: 1 },
-        hlc: Hlc(u64::MAX),
-        value: Some("broken\u{0}".into()),
+        hlc,
+        value: Some("1".into()),
     };
     let end = BatchEnd { vector: VersionVector::from([(origin, 1)]), floor: VersionVector::new() };
     let domain = super::mesh::settings(0, 1).domain;
-    let batch = LinkMessage::Batch { domain, entries: vec![entry], end: Some(end), reset: false };
+    let entries = (1..=values).map(entry).collect();
+    let batch = LinkMessage::Batch { domain, entries, end: Some(end), reset: false };
     for message in [hello, batch] {
         mesh.input(0, Input::Link { link, message });
     }
-    mesh.create(app, "c", r#"{"a":1}"#, Lifetime::Retained);
-    let id: Text = mesh.context(0, "c").unwrap();
-    mesh.update(app, &id, r#"{"updated":{"a":2}}"#);
-    assert_eq!(mesh.value(0, "c"), Some(Json::from_static(r#"{"a":2}"#).to_string()));
+    let taken = mesh.nodes[0].status().entries > 1;
+    let notices: Vec<Notice> = mesh.notices.into_iter().map(|(_, notice)| notice).collect();
+    let refusals: Vec<Notice> =
+        notices.into_iter().filter(|notice| matches!(notice, Notice::BatchRefused { .. })).collect();
+    assert_eq!(taken, refusals.is_empty(), "a batch is taken whole or not at all");
+    refusals
+}
+
+#[test]
+fn what_is_stamped_too_far_in_the_future_is_refused() {
+    let wall_ms = Mesh::unlinked(1).now().wall_ms;
+    let limits = || Limits { clock_skew_ms_max: 1_000, ..Limits::default() };
+    assert_eq!(refused(limits(), Hlc::from_wall_ms(wall_ms + 1_000), 1), []);
+    for late in [Hlc::from_wall_ms(wall_ms + 1_001), Hlc(u64::MAX)] {
+        let notices = refused(limits(), late, 1);
+        assert!(
+            matches!(&notices[..], [Notice::BatchRefused { limit: "clock_skew_ms_max", .. }]),
+            "{notices:?}"
+        );
+    }
+}
+
+#[test]
+fn what_other_nodes_write_is_bounded() {
+    // The node's own record is one entry.
+    let entries = || Limits { domain_entries_max: 5, ..Limits::default() };
+    assert_eq!(refused(entries(), Hlc(1), 9), []);
+    let notices = refused(entries(), Hlc(1), 10);
+    assert!(
+        matches!(&notices[..], [Notice::BatchRefused { limit: "domain_entries_max", .. }]),
+        "{notices:?}"
+    );
+    let bytes = Limits { domain_bytes_max: 40, ..Limits::default() };
+    let notices = refused(bytes, Hlc(1), 20);
+    assert!(matches!(&notices[..], [Notice::BatchRefused { limit: "domain_bytes_max", .. }]), "{notices:?}");
 }
