@@ -163,12 +163,24 @@ async fn dial_address(gateway: Arc<Gateway>, address: String, expected: Option<N
 async fn dial_socket(gateway: &Gateway, socket: SocketAddr, expected: Option<NodeId>) -> Option<NodeId> {
     match gateway.endpoint()?.dial(socket, expected).await {
         Ok(dialled) => Some(dialled.node),
-        Err(DialError::OwnNode) => Some(gateway.identity().node()),
+        Err(DialError::OwnNode) => {
+            if !is_own(gateway, socket) {
+                let advice = "stop the copy, delete its data directory and join with a new token";
+                tracing::warn!(address = %socket, "another machine answers with this node's identity, so its data directory or disk was copied: {advice}");
+            }
+            Some(gateway.identity().node())
+        }
         Err(error) => {
             tracing::debug!(address = %socket, %error, "a node could not be reached");
             None
         }
     }
+}
+
+/// Returns whether an address is this node's own: the machine has it, and the port is the node's.
+fn is_own(gateway: &Gateway, socket: SocketAddr) -> bool {
+    let port = gateway.endpoint().and_then(|endpoint| endpoint.local_addr().ok()).map(|local| local.port());
+    port == Some(socket.port()) && std::net::UdpSocket::bind(SocketAddr::new(socket.ip(), 0)).is_ok()
 }
 
 /// Returns the first success, and gives up the rest.

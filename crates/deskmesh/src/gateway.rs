@@ -43,6 +43,8 @@ pub(crate) struct Gateway {
     /// Tells when those who can be known again are others than before.
     pub(crate) recognitions_changed: Notify,
     recognitions_seen: AtomicU64,
+    /// When a refused link was last told of.
+    refusals: DashMap<NodeId, Tick>,
     sessions_file: OnceLock<SessionsFile>,
     endpoint: OnceLock<MeshEndpoint>,
     next_session: AtomicU64,
@@ -84,6 +86,7 @@ impl Gateway {
             network_changed: Notify::new(),
             recognitions_changed: Notify::new(),
             recognitions_seen: AtomicU64::new(0),
+            refusals: DashMap::new(),
             sessions_file: OnceLock::new(),
             endpoint: OnceLock::new(),
             next_session: AtomicU64::new(1),
@@ -159,6 +162,25 @@ impl Gateway {
         self.metrics.load(Ordering::Relaxed)
     }
 
+    /// Takes it that links may be broken, and that dials which failed may succeed.
+    pub(crate) fn disturbed(&self) {
+        self.input(Input::Disturbed);
+        self.network_changed.notify_one();
+    }
+
+    /// Returns whether a refusal by or of a node is news: it is dialled again and again.
+    fn is_news(&self, node: NodeId) -> bool {
+        /// How often it is said again.
+        const AGAIN_MS: u64 = 60_000;
+        let now = self.clock.now();
+        let before = self.refusals.get(&node).map(|at| *at);
+        let is_news = before.is_none_or(|at| now.since(at) >= AGAIN_MS * 1000);
+        if is_news {
+            self.refusals.insert(node, now);
+        }
+        is_news
+    }
+
     /// Looks at the core.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Node) -> T) -> T {
         look(&mut self.lock())
@@ -206,6 +228,8 @@ impl Gateway {
     pub(crate) async fn run_timers(self: Arc<Self>) {
         /// How often the wall clock is looked at, so that a jump is noticed.
         const WALL_EVERY: Duration = Duration::from_secs(1);
+        /// From which delay on the machine must have slept.
+        const SLEPT_MS: u64 = 2_000;
         let mut wall_due = self.clock.now().plus_millis(1000);
         let mut dropped_before = 0;
         loop {
@@ -216,7 +240,13 @@ impl Gateway {
                 () = self.timer_wake.notified() => continue,
             }
             if self.clock.now() >= wall_due {
-                self.clock.follow_wall();
+                // A machine that sleeps stops the one clock; a process that is stopped misses its time by the other.
+                let late_ms = self.clock.now().since(wall_due) / 1000;
+                let moved_ms = self.clock.follow_wall();
+                if late_ms > SLEPT_MS || moved_ms > SLEPT_MS.cast_signed() {
+                    tracing::info!("this machine or process was asleep; links are checked");
+                    self.disturbed();
+                }
                 wall_due = self.clock.now().plus_millis(1000);
                 let dropped = self.dropped();
                 if dropped != dropped_before {
@@ -294,6 +324,7 @@ impl Gateway {
                     let span = SpanRecord::of_hop(&hop, |tick| self.wall_at_start_ns + tick.0 * 1000);
                     self.telemetry.export(span);
                 }
+                Output::Notice(Notice::LinkRefused { node, .. }) if !self.is_news(node) => {}
                 Output::Notice(notice) => log(&notice),
             }
         }
@@ -377,6 +408,9 @@ fn log(notice: &Notice) {
             tracing::warn!(node = %node.short(), %name, %reason, "node cannot be reached; its apps are withdrawn");
         }
         Notice::NodeGone { node, name } => tracing::info!(node = %node.short(), %name, "node is gone"),
+        Notice::LinkRefused { node, reason } => {
+            tracing::warn!(node = %node.short(), %reason, "link refused");
+        }
         Notice::Divergence { node, count } => {
             tracing::error!(node = %node.short(), count, "replicas differ though they cover the same writes; sent again");
         }

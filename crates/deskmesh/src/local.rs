@@ -10,8 +10,8 @@ mod session;
 pub mod websocket;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming as Body;
@@ -38,7 +38,7 @@ pub(crate) struct Local {
     /// What a command must show to be answered.
     pub(crate) admin_secret: String,
     /// The addresses other nodes are told to dial.
-    pub(crate) mesh_addresses: Vec<String>,
+    mesh_addresses: Mutex<Vec<String>>,
     pub(crate) listening: Vec<SocketAddr>,
     pub(crate) ready: AtomicBool,
     pub(crate) draining: AtomicBool,
@@ -68,7 +68,7 @@ impl Local {
             reloader,
             tokens,
             admin_secret,
-            mesh_addresses,
+            mesh_addresses: Mutex::new(mesh_addresses),
             listening,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -76,6 +76,15 @@ impl Local {
             places: Arc::new(Semaphore::new(places)),
             doors: Arc::new(Semaphore::new(places + REQUESTS_MAX)),
         })
+    }
+
+    /// Returns the addresses that other nodes are told to dial.
+    pub(crate) fn mesh_addresses(&self) -> Vec<String> {
+        self.mesh_addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_mesh_addresses(&self, addresses: Vec<String>) {
+        *self.mesh_addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     /// Accepts connections until the program ends.

@@ -196,6 +196,9 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
     gateway.set_sessions_file(SessionsFile::in_dir(&dir));
     let mut tasks = vec![tokio::spawn(gateway.clone().run_timers())];
     tasks.push(tokio::spawn(SessionsFile::run(gateway.clone())));
+    if config.mesh_advertise.is_empty() && config.mesh_listen.ip().is_unspecified() {
+        tasks.push(tokio::spawn(watch_addresses(local.clone(), config.clone(), port)));
+    }
     let knows_others = dir.join("peers.json").exists() || !seeds.is_empty();
     tasks.push(tokio::spawn(dialer::run(gateway.clone(), seeds, dir.clone())));
     // The sockets are open already, so a returning client waits instead of being refused; it is
@@ -237,7 +240,10 @@ impl Running {
         for address in self.endpoints() {
             output::line(&format!("  applications connect to   {address}"));
         }
-        output::line(&format!("  other nodes connect to    {} (UDP)", self.local.mesh_addresses.join(", ")));
+        output::line(&format!(
+            "  other nodes connect to    {} (UDP)",
+            self.local.mesh_addresses().join(", ")
+        ));
         if identity.is_authority() {
             output::line(
                 "  to add a machine: `deskmesh token create` here, then `deskmesh up --join <token>` there",
@@ -280,7 +286,7 @@ impl Running {
         let gateway = &self.local.gateway;
         let made = gateway.tokens().create(
             gateway.identity(),
-            self.local.mesh_addresses.clone(),
+            self.local.mesh_addresses(),
             mesh_identity::TOKEN_TTL_MS,
             gateway.clock.wall_ms(),
         );
@@ -395,6 +401,28 @@ fn advertised(config: &Config, port: u16) -> Vec<String> {
     let ip = config.mesh_listen.ip();
     let ip = if ip.is_unspecified() { own_address(ip) } else { ip };
     vec![SocketAddr::new(ip, port).to_string()]
+}
+
+/// Notices when this machine's address changes, and tells the others where it is now.
+async fn watch_addresses(local: Arc<Local>, config: Config, port: u16) {
+    /// How often it is looked at. Nothing is sent for it.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // Without any network there is nobody to tell.
+        if own_address(config.mesh_listen.ip()).is_loopback() {
+            continue;
+        }
+        let addresses = advertised(&config, port);
+        if addresses == local.mesh_addresses() {
+            continue;
+        }
+        tracing::info!(addresses = addresses.join(", "), "this machine has another address");
+        let texts = addresses.iter().map(|address| address.as_str().into()).collect();
+        local.set_mesh_addresses(addresses);
+        local.gateway.input(Input::Addresses(texts));
+        local.gateway.disturbed();
+    }
 }
 
 /// Returns the address this machine would use towards others. Nothing is sent.

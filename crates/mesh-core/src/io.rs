@@ -37,6 +37,10 @@ pub enum Input {
         /// The limit that was reached, with its value.
         limit: Text,
     },
+    /// This node has slept, or its network is another one: links may be broken without a sign of it.
+    Disturbed,
+    /// Other nodes may dial this one here from now on.
+    Addresses(Vec<Text>),
     /// A link to an authenticated node of the same owner is there.
     LinkOpened {
         /// The link.
@@ -134,6 +138,8 @@ pub enum Notice {
     NodeDown { node: NodeId, name: Text, reason: Text },
     /// It was away too long, or lives a new life.
     NodeGone { node: NodeId, name: Text },
+    /// A link that was to be opened is refused, here or at the other side; not because another one serves.
+    LinkRefused { node: NodeId, reason: Text },
     /// Two replicas cover the same writes and differ: a defect. They are brought together again.
     Divergence { node: NodeId, count: u64 },
     /// A batch from another node would break a bound; its link was closed.

@@ -65,7 +65,11 @@ pub(crate) struct Link {
 }
 
 const SERVES: &str = "another link between these nodes serves";
-const NEWER_LIFE: &str = "a newer life of this node is known; was its disk copied?";
+const NEWER_LIFE: &str = "a newer life of this node is known; if its data directory or disk was copied, stop the copy, delete its data directory and join with a new token";
+/// How much later than the time of silence a node suspects another, at most, while it is late itself.
+const LATE_MAX: u64 = 3;
+/// How long it counts that this node was late.
+const LATE_MS: u64 = 10_000;
 /// How many times the bounds of a domain other nodes may fill: what is within them on two nodes that
 /// were apart has to fit when they meet.
 const APART: usize = 2;
@@ -865,6 +869,8 @@ impl Node {
 
     pub(crate) fn link_timers(&mut self) {
         let (now, timing) = (self.now.tick, self.settings.timing);
+        self.note_lateness();
+        let suspect_ms = self.suspect_ms();
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for id in links {
             let Some(link) = self.links.get_mut(&id) else { continue };
@@ -884,10 +890,9 @@ impl Node {
                     // other said meanwhile is still waiting to be read.
                     let stalled = now.since(link.pinged) > (timing.heartbeat_ms + 600) * 1000;
                     if stalled {
-                        link.heard =
-                            Tick(now.0.saturating_sub((timing.suspect_ms - timing.heartbeat_ms) * 1000));
+                        link.heard = Tick(now.0.saturating_sub((suspect_ms - timing.heartbeat_ms) * 1000));
                     }
-                    if now.since(link.heard) >= timing.suspect_ms * 1000 {
+                    if now.since(link.heard) >= suspect_ms * 1000 {
                         let text = format!("nothing heard for {} ms", now.since(link.heard) / 1000);
                         self.close_link(id, 0, &text);
                         continue;
@@ -928,6 +933,39 @@ impl Node {
         }
     }
 
+    /// A node that is late itself, since its machine has too much to do, must not accuse the others of it.
+    fn note_lateness(&mut self) {
+        let (now, heartbeat_ms) = (self.now.tick, self.settings.timing.heartbeat_ms);
+        if now >= self.late.1 {
+            self.late.0 = 0;
+        }
+        let up = self.links.values().filter(|link| link.state == State::Up);
+        if up.map(|link| now.since(link.pinged)).max().is_some_and(|since| since > heartbeat_ms * 1500) {
+            self.late = ((self.late.0 + 1).min(LATE_MAX), now.plus_millis(LATE_MS));
+        }
+    }
+
+    /// Returns how long the other side of a link may be silent.
+    const fn suspect_ms(&self) -> u64 {
+        self.settings.timing.suspect_ms * (1 + self.late.0)
+    }
+
+    /// Asks all nodes for a sign of life, and waits for it no longer than two heartbeats.
+    pub(crate) fn check_links(&mut self) {
+        let allowed_ms = self.suspect_ms().saturating_sub(self.settings.timing.heartbeat_ms * 2);
+        let heard = Tick(self.now.tick.0.saturating_sub(allowed_ms * 1000));
+        let up = self.links.iter_mut().filter(|(_, link)| link.state == State::Up);
+        let up: Vec<LinkId> = up
+            .map(|(id, link)| {
+                link.heard = heard;
+                *id
+            })
+            .collect();
+        for link in up {
+            self.ping(link);
+        }
+    }
+
     fn send_digests(&mut self) {
         let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
         let opened: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
@@ -957,7 +995,7 @@ impl Node {
             let asked = link.claim.as_ref().and_then(|claim| claim.asked);
             let answer = asked.map(|(_, at)| at.plus_millis(timing.heartbeat_ms));
             let up = (link.state == State::Up).then(|| {
-                link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(timing.suspect_ms))
+                link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(self.suspect_ms()))
             });
             [opening, answer, up, self.held_until(*id)].into_iter().flatten()
         });
@@ -976,6 +1014,10 @@ impl Node {
     }
 
     fn reject_link(&mut self, link: LinkId, code: u16, text: &str) {
+        if let Some(known) = self.links.get(&link).filter(|_| code != reject::DUPLICATE) {
+            let node = known.peer;
+            self.notice(Notice::LinkRefused { node, reason: text.into() });
+        }
         let message = LinkMessage::Reject { code, text: text.into() };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         self.close_link(link, code, text);
@@ -989,6 +1031,10 @@ impl Node {
     pub(crate) fn link_closed(&mut self, link: LinkId, reason: &Text) {
         let Some(known) = self.links.get(&link) else { return };
         let (peer, incarnation, heard) = (known.peer, known.incarnation, known.heard);
+        // The rejection may be lost to the close that follows it, which has the same words.
+        if known.dialled && known.state == State::Opening && !reason.contains(SERVES) {
+            self.notice(Notice::LinkRefused { node: peer, reason: reason.clone() });
+        }
         let served = self.link_to(peer) == Some(link);
         let mut claims =
             self.links.values().filter(|link| link.peer == peer).filter_map(|link| link.claim.as_ref());

@@ -141,6 +141,8 @@ pub struct Node {
     pub(crate) bus: Bus,
 
     pub(crate) links: BTreeMap<LinkId, Link>,
+    /// How often this node was late lately, and until when that counts.
+    pub(crate) late: (u64, Tick),
     pub(crate) next_digest: Tick,
     pub(crate) divergences: u64,
     outputs: VecDeque<Output>,
@@ -183,6 +185,7 @@ impl Node {
             resuming: BTreeMap::new(),
             bus: Bus::default(),
             links: BTreeMap::new(),
+            late: (0, Tick(0)),
             divergences: 0,
             outputs: VecDeque::new(),
         };
@@ -199,6 +202,11 @@ impl Node {
             Input::SessionClosed { session, heard } => self.detach(session, heard),
             Input::SessionRemembered(known) => self.remember_session(known),
             Input::NotTaken { session, id, limit } => self.not_taken(session, id, limit),
+            Input::Disturbed => self.check_links(),
+            Input::Addresses(addresses) => {
+                self.settings.addresses = addresses;
+                self.publish_node_record();
+            }
             Input::LinkOpened { link, peer } => self.link_opened(link, peer),
             Input::Link { link, message } => self.link_message(link, message),
             Input::LinkDrained { link } => self.link_drained(link),

@@ -84,7 +84,7 @@ fn status(local: &Local) -> Status {
         pid: std::process::id(),
         uptime_s: local.started.elapsed().as_secs(),
         listen: local.listening.iter().map(|address| format!("ws://{address}")).collect(),
-        mesh: local.mesh_addresses.join(", "),
+        mesh: local.mesh_addresses().join(", "),
         peers: view.peers_up as u64,
         sessions: view.sessions as u64,
         methods: view.methods as u64,
@@ -137,7 +137,7 @@ fn token(local: &Local, request: &Request<Body>) -> Answer {
     let ttl = parameter(request, "ttl_s").and_then(|ttl| ttl.parse().ok());
     let ttl = ttl.unwrap_or(mesh_identity::TOKEN_TTL_MS / 1000).clamp(*TTL_S.start(), *TTL_S.end());
     let now = local.gateway.clock.wall_ms();
-    match local.gateway.tokens().create(identity, local.mesh_addresses.clone(), ttl * 1000, now) {
+    match local.gateway.tokens().create(identity, local.mesh_addresses(), ttl * 1000, now) {
         Ok(token) => json(&TokenAnswer { token: token.line(), expires_in_s: ttl }),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }

@@ -31,6 +31,7 @@ struct Pair {
     abrupt: bool,
     events: [Vec<Event>; 2],
     downs: usize,
+    refused: [Vec<Text>; 2],
 }
 
 impl Pair {
@@ -39,7 +40,15 @@ impl Pair {
         let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
         let nodes = [0, 1].map(|number| Node::new(settings(number, 1), now));
         let events = [Vec::new(), Vec::new()];
-        let mut pair = Self { nodes, now, connections: Vec::new(), abrupt, events, downs: 0 };
+        let mut pair = Self {
+            nodes,
+            now,
+            connections: Vec::new(),
+            abrupt,
+            events,
+            downs: 0,
+            refused: Default::default(),
+        };
         for node in 0..2 {
             let identity = json(&format!("{{\"application\":\"app{node}\"}}"));
             let user = Some(Text::from("joe"));
@@ -80,6 +89,7 @@ impl Pair {
                     queue.push_back(None);
                 }
                 Output::Notice(Notice::NodeDown { .. }) => self.downs += 1,
+                Output::Notice(Notice::LinkRefused { reason, .. }) => self.refused[node].push(reason),
                 _ => {}
             }
         }
@@ -325,4 +335,67 @@ fn a_link_that_one_side_has_lost_is_replaced_under_the_apps_of_the_other() {
             answer(pair);
         });
     }
+}
+
+/// Sends nothing and hears nothing for a while; then says whether the first node still trusts the link.
+fn trusts_after(pair: &mut Pair, millis: u64) -> bool {
+    pair.now.tick = pair.now.tick.plus_millis(millis);
+    pair.nodes[0].handle_timeout(pair.now);
+    pair.drain(0);
+    pair.nodes[0].peers()[0].state == "up"
+}
+
+#[test]
+fn a_node_that_is_late_itself_is_patient_with_others() {
+    let mut pair = Pair::new(false);
+    pair.dial(0);
+    pair.settle();
+    pair.wait_ms(2_000);
+    // On time: the usual silence is enough.
+    assert!((0..14).all(|_| trusts_after(&mut pair, 100)));
+    assert!(!trusts_after(&mut pair, 200));
+
+    let mut pair = Pair::new(false);
+    pair.dial(0);
+    pair.settle();
+    pair.wait_ms(2_000);
+    // Late with two heartbeats: it takes that long three times over, and no longer.
+    assert!((0..2).all(|_| trusts_after(&mut pair, 700)));
+    assert!((0..30).all(|_| trusts_after(&mut pair, 100)));
+    assert!(!trusts_after(&mut pair, 200));
+}
+
+#[test]
+fn who_wakes_asks_at_once_and_does_not_wait_long() {
+    let mut pair = Pair::new(false);
+    pair.dial(0);
+    pair.settle();
+    pair.input(0, Input::Disturbed);
+    assert!(matches!(pair.connections[0].queues[1].back(), Some(Some(LinkMessage::Ping { .. }))));
+    pair.settle();
+    assert!((0..10).all(|_| trusts_after(&mut pair, 100)), "the other side has answered");
+
+    pair.input(0, Input::Disturbed);
+    pair.connections[0].queues[1].clear();
+    assert!((0..7).all(|_| trusts_after(&mut pair, 100)));
+    assert!(!trusts_after(&mut pair, 100));
+}
+
+#[test]
+fn a_copy_is_refused_with_words_on_both_sides() {
+    let mut pair = Pair::new(false);
+    pair.dial(0);
+    pair.settle();
+    // The first node once more, in an older life.
+    pair.lose(0, 0);
+    pair.nodes[0] = Node::new(settings(0, 0), pair.now);
+    pair.dial(0);
+    let mut refused = [0, 0];
+    while let Some(next) = pair.possible().last().copied() {
+        pair.happen(next);
+        for (node, reasons) in pair.refused.iter_mut().enumerate() {
+            refused[node] += reasons.drain(..).filter(|reason| reason.contains("stop the copy")).count();
+        }
+    }
+    assert_eq!(refused, [1, 1]);
 }
