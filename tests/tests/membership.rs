@@ -1,0 +1,79 @@
+//! Who finds whom, and how soon those who were away are known again.
+
+use std::fs;
+use std::time::Duration;
+
+use mesh_tests::{Node, NodeOptions, PATIENCE, until};
+
+fn peers_up(node: &Node) -> usize {
+    let peers = node.ask_json("peers");
+    peers.as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == "up").count())
+}
+
+fn named(name: &str, join: Option<String>) -> NodeOptions {
+    NodeOptions { name: name.to_owned(), join, ..NodeOptions::default() }
+}
+
+#[track_caller]
+fn assert_each_sees(nodes: &[Node], count: usize) {
+    for node in nodes {
+        assert!(until(PATIENCE, || peers_up(node) == count), "a node sees {} of {count}", peers_up(node));
+    }
+}
+
+/// Each of four knows the first one only; then the first one is no more, and one of them starts again.
+#[test]
+fn one_seed_leads_to_all_and_is_not_needed_again() {
+    let mut seed = Node::start(named("desk-0", None));
+    let mut others: Vec<Node> =
+        (1..5).map(|number| Node::start(named(&format!("desk-{number}"), Some(seed.token())))).collect();
+    assert_each_sees(&others, 4);
+    assert_eq!(peers_up(&seed), 4);
+    seed.kill();
+    assert_each_sees(&others, 3);
+    others[3].kill();
+    assert_each_sees(&others[..3], 2);
+    others[3].up();
+    assert_each_sees(&others, 3);
+}
+
+/// A copy of a data directory is a second node with the identity of the first.
+#[test]
+fn a_copied_node_is_refused_and_told_what_to_do() {
+    let a = Node::start(named("desk-a", None));
+    let b = Node::start(named("desk-b", Some(a.token())));
+    assert_each_sees(std::slice::from_ref(&b), 1);
+    let mut copy = Node::prepared(named("desk-b", None));
+    fs::create_dir_all(copy.data_dir().join("identity")).expect("a node has an identity");
+    for path in ["peers.json"].into_iter().map(Into::into).chain(identity_files(&b)) {
+        fs::copy(b.data_dir().join(&path), copy.data_dir().join(&path)).expect("a node has an identity");
+    }
+    // The copy is the newer life: it is the first one that is refused.
+    copy.up();
+    let advice = "stop the copy, delete its data directory and join with a new token";
+    for node in [&a, &b] {
+        assert!(until(PATIENCE, || node.log().contains(advice)), "{}", node.log());
+    }
+    assert_eq!(peers_up(&a), 1);
+}
+
+fn identity_files(node: &Node) -> Vec<std::path::PathBuf> {
+    let files = fs::read_dir(node.data_dir().join("identity")).expect("a node has an identity");
+    files.map(|file| std::path::Path::new("identity").join(file.expect("a directory").file_name())).collect()
+}
+
+/// A node that was stopped for longer than the others wait is linked again, and accuses nobody.
+#[test]
+fn a_node_that_slept_is_linked_again() {
+    let a = Node::start(named("desk-a", None));
+    let b = Node::start(named("desk-b", Some(a.token())));
+    assert_each_sees(std::slice::from_ref(&b), 1);
+    b.signal("-STOP");
+    assert!(until(PATIENCE, || peers_up(&a) == 0));
+    // Long enough for the sleeper to notice, too.
+    std::thread::sleep(Duration::from_secs(3));
+    b.signal("-CONT");
+    assert!(until(PATIENCE, || peers_up(&a) == 1 && peers_up(&b) == 1));
+    assert!(until(PATIENCE, || b.log().contains("was asleep")), "{}", b.log());
+    assert!(!b.log().contains("reason=nothing heard"), "{}", b.log());
+}
