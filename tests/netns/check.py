@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from collections import Counter, defaultdict
 
 # After its node was killed, an application is shown its own value again before the present one.
@@ -195,12 +196,10 @@ def reaching(histories):
     return broken
 
 
-def quantiles(values):
-    values = sorted(values)
+def spread(values):
     if not values:
-        return "none"
-    at = lambda share: values[min(len(values) - 1, int(share * len(values)))]
-    return f"{len(values)} times, median {at(0.5):.0f} ms, p99 {at(0.99):.0f} ms, longest {values[-1]:.0f} ms"
+        return "never"
+    return f"{len(values)} times, median {statistics.median(values):.0f} ms, longest {max(values):.0f} ms"
 
 
 def pairs(note):
@@ -217,7 +216,7 @@ def pairs(note):
 
 
 def figures(histories, notes):
-    gone, back = defaultdict(list), defaultdict(list)
+    gone, back, again = defaultdict(list), defaultdict(list), 0
     ends = {(note["start"], *note["nodes"]): note["at"] for note in notes if note["verb"] == "end"}
     for note in alone(notes, ends):
         end = ends[(note["start"], *note["nodes"])]
@@ -231,9 +230,11 @@ def figures(histories, notes):
             added = next((e["at"] for e in changes if e["event"] == "server-added" and e["at"] >= max(removed, end)), None)
             if added is not None:
                 back[note["kind"]].append(added - end)
+                again += any(e["event"] == "server-removed" and added <= e["at"] <= added + 2000 for e in changes)
     for kind in sorted(gone):
-        yield f"withdrawn after {kind} began: {quantiles(gone[kind])}"
-        yield f"back after {kind} ended: {quantiles(back[kind])}"
+        yield f"withdrawn after {kind} began: {spread(gone[kind])}"
+        yield f"back after {kind} ended: {spread(back[kind])}"
+    yield f"withdrawn again within 2 s of coming back: {again} of {sum(map(len, back.values()))}"
     outcomes, took = Counter(), defaultdict(list)
     for history in histories.values():
         begun = {entry["id"]: entry["at"] for entry in of(history, "call")}
