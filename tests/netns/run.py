@@ -275,6 +275,9 @@ def main():
     words = words.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("This makes network namespaces, and needs root.")
+    missing = [tool for tool in ("ip", "nft", "node", words.deskmesh) if not shutil.which(tool)]
+    if missing:
+        raise SystemExit(f"Not found: {', '.join(missing)}. Install it, or name the program with --deskmesh.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     faults, weather = plan(words.seed, words.seconds)
