@@ -28,7 +28,8 @@ pub(crate) struct SharedContext {
     pub(crate) members: BTreeSet<SessionId>,
     /// The present value as text, until the next write.
     value: Option<Json>,
-    /// When this node learnt of it from another.
+    /// When this node came to know it, and when it learnt of it from another.
+    known_at: Tick,
     learnt_at: Option<Tick>,
     access: Option<Access>,
     /// Whether other nodes know nothing of it.
@@ -304,10 +305,11 @@ impl Node {
             if !known.may_read(own) {
                 return self.refuse(session, request, Reason::NotAuthorized);
             }
-            if known.may_write(own)
-                && known.learnt_at.is_some_and(|at| self.now.tick.since(at) < UNKNOWN_FOR_US)
-            {
-                self.merge_creation(session, &key, data.as_ref());
+            let (may_write, known_at) = (known.may_write(own), known.known_at);
+            let unknown = known.learnt_at.is_some_and(|at| self.now.tick.since(at) < UNKNOWN_FOR_US);
+            let own_word = self.was_told_of(session, known_at);
+            if may_write && (unknown || own_word) {
+                self.merge_creation(session, &key, data.as_ref(), own_word);
             }
             return self.enter(session, request, &key);
         }
@@ -340,8 +342,9 @@ impl Node {
         self.tell(session, Event::ContextCreated { request, context: id });
     }
 
-    /// Takes the data of a creation that another machine's was quicker than, as an update.
-    fn merge_creation(&mut self, session: SessionId, key: &ContextKey, data: Option<&Json>) {
+    /// Takes the data of a creation that another machine's was quicker than, as an update. `own_word` tells
+    /// that the app means it, though its client has just returned.
+    fn merge_creation(&mut self, session: SessionId, key: &ContextKey, data: Option<&Json>, own_word: bool) {
         let Some(members) = data.and_then(Json::members).filter(|members| !members.is_empty()) else {
             return;
         };
@@ -352,7 +355,7 @@ impl Node {
         let (Some(header), Ok(())) = (self.header(key), self.room_for(members.len(), size)) else { return };
         let updater = self.sessions[&session].instance.clone();
         let root = key.root();
-        if self.is_first_word(session, key) {
+        if !own_word && self.may_be_memory(session, key) {
             members.retain(|name, _| !self.has_news_for(session, key, &key::below(&root, &name.0)));
         }
         let before = content::before(self.store(key), &root, members.keys());
@@ -379,6 +382,7 @@ impl Node {
             id: id.clone(),
             members: BTreeSet::new(),
             value: None,
+            known_at: self.now.tick,
             learnt_at: None,
             access,
             local: self.is_local(key),

@@ -416,14 +416,14 @@ impl Node {
     /// Takes out of an update what a returned client only says because it does not know better. Returns
     /// whether there was anything; the client will be told.
     ///
-    /// Only its first update of a context by keys can be that: the client libraries write back at once, one
-    /// top-level key for each that differs. One that replaces the whole value, or edits inside a key, is the
-    /// app's own act.
+    /// Only an update by keys can be that: the client libraries write back one top-level key for each that
+    /// differs. One that replaces the whole value, or edits inside a key, is the app's own act. It need not be
+    /// the first: what an app says while it is cut off comes before what its library remembers.
     pub(crate) fn drop_stale(&mut self, session: SessionId, key: &ContextKey, delta: &mut Delta) -> bool {
         let root = key.root();
         let at = |name: &Segment| key::below(&root, &name.0);
         let by_key = delta.is_by_key(|name| self.store(key).any_around(&at(name), |_| true));
-        if !by_key || !self.is_first_word(session, key) {
+        if !by_key || !self.may_be_memory(session, key) {
             return false;
         }
         let dropped = delta.retain(|name| !self.has_news_for(session, key, &at(name)));
@@ -433,8 +433,15 @@ impl Node {
         dropped
     }
 
-    /// Returns whether a returned session says something about a context for the first time.
-    pub(crate) fn is_first_word(&mut self, session: SessionId, key: &ContextKey) -> bool {
+    /// Returns whether what a session says about a context may come from its client's memory: it has just
+    /// returned, and the library may not have written back everything yet.
+    pub(crate) fn may_be_memory(&mut self, session: SessionId, key: &ContextKey) -> bool {
+        self.is_first_word(session, key) || self.resuming(session).is_some()
+    }
+
+    /// Returns whether a returned session says something about a context for the first time. Only that
+    /// lengthens the time for which it counts as returned: an app that is busy is not held up.
+    fn is_first_word(&mut self, session: SessionId, key: &ContextKey) -> bool {
         let quiet_at = self.quiet_at(session);
         self.resuming(session).is_some_and(|resuming| {
             let first = resuming.written_back.insert(key.clone());
@@ -443,6 +450,12 @@ impl Node {
             }
             first
         })
+    }
+
+    /// Returns whether a returned session was told of a context when it logged in. The library creates only
+    /// what it was not told of, so that a creation of such a one is the app's own, from before the login.
+    pub(crate) fn was_told_of(&mut self, session: SessionId, known_at: Tick) -> bool {
+        self.resuming(session).is_some_and(|resuming| known_at.plus_millis(RESUME_MS) < resuming.until)
     }
 
     /// Returns whether something at, above or below a path of a context may be news to a returned session.

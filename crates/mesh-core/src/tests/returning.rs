@@ -276,13 +276,16 @@ fn a_root_clear_is_newer_than_all_below_it() {
 }
 
 #[test]
-fn only_the_first_update_is_looked_at_and_only_for_a_while() {
+fn updates_are_looked_at_only_for_a_while() {
     let stale = r#"{"commands":[{"type":"set","path":"v","value":1}]}"#;
     let (mut mesh, steady) = one_away(r#"{"v":1}"#);
     update(&mut mesh, steady, "K", r#"{"commands":[{"type":"set","path":"v","value":2}]}"#);
     let back = login(&mut mesh, 0, WHO);
     update(&mut mesh, back, "K", stale);
     assert_eq!(mesh.value(0, "K").unwrap(), r#"{"v":2}"#);
+    update(&mut mesh, back, "K", stale);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"v":2}"#, "the app may have spoken before its library");
+    mesh.wait_ms(WRITE_BACK_MS + 100);
     update(&mut mesh, back, "K", stale);
     assert_eq!(mesh.value(0, "K").unwrap(), r#"{"v":1}"#, "the app means it");
 
@@ -569,4 +572,21 @@ fn a_client_with_an_instance_name_of_its_own_undoes_nothing_either() {
     update(&mut mesh, back, "K", r#"{"commands":[{"type":"set","path":"v","value":1}]}"#);
     assert_eq!(mesh.value(0, "K").unwrap(), r#"{"v":2}"#);
     assert_eq!(instance(&mesh, back), "mine");
+}
+
+#[test]
+fn what_an_app_says_while_it_is_cut_off_stands_and_its_memory_does_not() {
+    let mut mesh = Mesh::new(2);
+    let steady = mesh.app(0, "joe").0;
+    let app = login(&mut mesh, 1, WHO);
+    mesh.create(app, "K", r#"{"a":1,"own":0}"#, Lifetime::Retained);
+    restart(&mut mesh, 2);
+    update(&mut mesh, steady, "K", r#"{"commands":[{"type":"set","path":"a","value":2}]}"#);
+    mesh.link(0, 1);
+    mesh.wait_ms(10);
+    let back = login(&mut mesh, 1, WHO);
+    // The library makes a creation of an update that waited for the login, and then writes back.
+    mesh.create(back, "K", r#"{"own":5}"#, Lifetime::Retained);
+    update(&mut mesh, back, "K", r#"{"commands":[{"type":"set","path":"a","value":1}]}"#);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"a":2,"own":5}"#);
 }
