@@ -343,7 +343,8 @@ impl Node {
     }
 
     /// Takes the data of a creation that another machine's was quicker than, as an update. `own_word` tells
-    /// that the app means it, though its client has just returned.
+    /// that the app means it, though its client has just returned; what the library remembers of it is older,
+    /// so that this is news to it.
     fn merge_creation(&mut self, session: SessionId, key: &ContextKey, data: Option<&Json>, own_word: bool) {
         let Some(members) = data.and_then(Json::members).filter(|members| !members.is_empty()) else {
             return;
@@ -368,7 +369,9 @@ impl Node {
         step.push(Write { key: key.header(), value: Some(header.to_bytes()) });
         let from = self.cursor();
         self.write_context(key, step);
-        self.note_wrote(session, from);
+        if !own_word {
+            self.note_wrote(session, from);
+        }
         self.context_changed(key, &header, Some(&before));
     }
 

@@ -587,6 +587,8 @@ fn what_an_app_says_while_it_is_cut_off_stands_and_its_memory_does_not() {
     let back = login(&mut mesh, 1, WHO);
     // The library makes a creation of an update that waited for the login, and then writes back.
     mesh.create(back, "K", r#"{"own":5}"#, Lifetime::Retained);
-    update(&mut mesh, back, "K", r#"{"commands":[{"type":"set","path":"a","value":1}]}"#);
+    let memory =
+        r#"{"commands":[{"type":"set","path":"a","value":1},{"type":"set","path":"own","value":0}]}"#;
+    update(&mut mesh, back, "K", memory);
     assert_eq!(mesh.value(0, "K").unwrap(), r#"{"a":2,"own":5}"#);
 }
