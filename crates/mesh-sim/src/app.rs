@@ -424,7 +424,9 @@ impl World {
     fn unknown_outcome(&mut self, app: usize, call: usize) {
         let options = &self.options;
         let gave_up = self.apps[app].pending.values().any(|open| matches!(open, Pending::Leave { .. }));
-        if !options.cuts && !options.crashes && !options.stalls && !gave_up {
+        let cut = options.cuts || options.one_way;
+        let crashed = options.crashes || options.batch_crashes;
+        if !cut && !crashed && !options.stalls && !gave_up {
             self.wrong(app, &format!("call {call} has an unknown outcome, and nothing was cut"));
         }
     }
