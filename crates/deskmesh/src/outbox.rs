@@ -119,8 +119,8 @@ enum Class {
 
 const CLASSES: usize = 5;
 
-/// A client that takes nothing for this long does not read.
-const PROGRESS: Duration = Duration::from_millis(10);
+/// A client that takes nothing for this long does not read. On a busy machine a healthy one may take a while.
+const PROGRESS: Duration = Duration::from_millis(250);
 /// How much is taken at once. What has been taken is out of reach of drops and marks.
 const TAKEN_BYTES: usize = 64 << 10;
 
