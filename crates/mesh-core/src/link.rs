@@ -4,7 +4,8 @@
 //! vectors of the domain and batches of what the other lacks. The other node's applications are shown
 //! once its first batch is whole. Silence longer than `suspect_ms` breaks the link: its node's
 //! applications are withdrawn at once, its calls wait for a new link until `call_grace_ms` after it was last
-//! heard, and subscriptions are parked until the node is back or `gone_ms` have passed.
+//! heard; providers are told that its subscribers are gone, and subscriptions to it are kept until it is back
+//! or `gone_ms` have passed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
