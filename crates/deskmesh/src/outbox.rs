@@ -99,10 +99,8 @@ struct Queue {
     marks: BTreeMap<(SessionId, Text), InstanceId>,
     /// Since when more bytes of contexts wait than may.
     over_since: Option<Instant>,
-    /// How many times something was taken.
-    read: u64,
-    /// Somebody has waited for room in vain. Nobody does so again before something is taken.
-    stalled: bool,
+    /// When something was last taken, or began to wait: who takes nothing for long after does not read.
+    progress_at: Option<Instant>,
     /// Set once the connection is to be closed: nothing is added any more.
     closed: Option<CloseWith>,
 }
@@ -159,7 +157,7 @@ impl Outbox {
             Some(Item::Mark(..)) => return Taken::Mark,
             Some(_) => {}
         }
-        let crowded = queue.is_crowded(&self.bounds);
+        let full = queue.is_half_full(&self.bounds);
         let (mut items, mut bytes) = (VecDeque::new(), 0);
         while bytes < TAKEN_BYTES && !matches!(queue.items.front(), Some(Item::Mark(..))) {
             let Some((item, weight)) = queue.pop(&self.bounds) else { break };
@@ -167,7 +165,7 @@ impl Outbox {
             items.push_back(item);
         }
         queue.taken(&self.bounds);
-        let relieved = crowded && !queue.is_crowded(&self.bounds);
+        let relieved = full && !queue.is_half_full(&self.bounds);
         drop(queue);
         if relieved {
             self.room.notify_waiters();
@@ -212,21 +210,15 @@ impl Outbox {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            let read = {
+            let patience = {
                 let queue = self.lock();
-                if !queue.is_crowded(&self.bounds) {
-                    return;
+                match queue.progress_at.map(|at| until.min(at + PROGRESS)) {
+                    Some(patience) if queue.is_half_full(&self.bounds) && Instant::now() < patience => patience,
+                    _ => return,
                 }
-                queue.read
             };
-            let patience = until.min(Instant::now() + PROGRESS);
-            if tokio::time::timeout_at(patience, room).await.is_err() {
-                let mut queue = self.lock();
-                if queue.read == read || Instant::now() >= until {
-                    queue.stalled = true;
-                    return;
-                }
-            }
+            // In vain or not, what there is now decides.
+            let _ = tokio::time::timeout_at(patience, room).await;
         }
     }
 
@@ -331,6 +323,9 @@ impl Queue {
 
     fn add(&mut self, item: Item, bounds: &Bounds) {
         let (class, weight) = weigh(&item);
+        if self.items.is_empty() {
+            self.progress_at = Some(Instant::now());
+        }
         self.bytes[class as usize] += weight;
         if class == Class::Calls {
             self.excess += weight.saturating_sub(bounds.calls / 2);
@@ -349,8 +344,7 @@ impl Queue {
     }
 
     fn taken(&mut self, bounds: &Bounds) {
-        self.stalled = false;
-        self.read += 1;
+        self.progress_at = Some(Instant::now());
         if self.bytes[Class::Contexts as usize] <= bounds.contexts {
             self.over_since = None;
         }
@@ -361,8 +355,13 @@ impl Queue {
         *self = Self { closed: Some(with), ..Self::default() };
     }
 
-    const fn is_crowded(&self, bounds: &Bounds) -> bool {
-        !self.stalled && self.bytes[Class::Streams as usize] > bounds.streams / 2
+    const fn is_half_full(&self, bounds: &Bounds) -> bool {
+        self.bytes[Class::Streams as usize] > bounds.streams / 2
+    }
+
+    /// Returns whether a client that reads has much to read. Nobody waits for one that does not read.
+    fn is_crowded(&self, bounds: &Bounds) -> bool {
+        self.is_half_full(bounds) && self.progress_at.is_some_and(|at| at.elapsed() < PROGRESS)
     }
 
     /// Drops the oldest stream data until no more than that waits, and returns how many.

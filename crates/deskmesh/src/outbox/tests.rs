@@ -259,3 +259,16 @@ async fn who_waits_for_room_does_not_wait_for_ever() {
     outbox.relieved(start + Duration::from_secs(5)).await;
     assert_eq!(start.elapsed(), PROGRESS);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_one_that_has_stopped_reading() {
+    let outbox = Outbox::new(&limits());
+    outbox.push(published(0));
+    drained(&outbox);
+    tokio::time::sleep(PROGRESS).await;
+    // It may have had nothing to read.
+    let pushed: Vec<bool> = (0..7).map(|number| outbox.push(published(number)).crowded).collect();
+    assert!(pushed.contains(&true));
+    tokio::time::sleep(PROGRESS).await;
+    assert!(!outbox.push(published(7)).crowded, "it had its time");
+}
