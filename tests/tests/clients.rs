@@ -46,6 +46,17 @@ fn the_same_as_the_reference() {
 }
 
 #[test]
+fn libraries_when_programs_decide_about_logins() {
+    let _turn = lock(&TURN);
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/authenticator.mjs");
+    let command = |provider: &str| format!("{provider} = ['node', '{program}', '{provider}']\n");
+    let commands: String = ["win", "corp", "basic"].map(command).concat();
+    let config = format!("[authenticators]\n{commands}[limits]\nauthentication_timeout_ms = 2000\n");
+    let nodes = Linked::start_with(2, &config);
+    run_on(&nodes.urls(), &["run.mjs", "--deskmesh", "--suite", "logins", "--lib", "all"]);
+}
+
+#[test]
 fn libraries_when_their_only_node_is_killed() {
     run_controlled(1, "restart");
 }

@@ -58,6 +58,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Which local programs may connect.
     pub admit: Admit,
+    /// The programs that decide about logins, with their arguments, by authentication provider.
+    pub authenticators: BTreeMap<String, Vec<String>>,
     /// What other nodes get to know.
     pub visibility: VisibilityConfig,
     /// Traces and the log.
@@ -141,6 +143,8 @@ pub struct LimitsConfig {
     pub departed_ms_max: u64,
     /// How long a connection may take to log in, in milliseconds.
     pub hello_timeout_ms: u64,
+    /// How long an authentication program may take for an answer, in milliseconds.
+    pub authentication_timeout_ms: u64,
     /// Handshakes per second from one address; see [`LinkLimits::handshakes_per_second_max`].
     pub handshakes_per_second_max: usize,
 }
@@ -176,6 +180,7 @@ impl Config {
             join: None,
             seeds: Vec::new(),
             allowed_origins: Vec::new(),
+            authenticators: BTreeMap::new(),
             allowed_hosts: Vec::new(),
             admit: Admit::SameOsUser,
             visibility: VisibilityConfig::default(),
@@ -237,6 +242,7 @@ impl Default for LimitsConfig {
             departed_bytes_max: model.departed_bytes_max,
             departed_ms_max: model.departed_ms_max,
             hello_timeout_ms: 5_000,
+            authentication_timeout_ms: 5_000,
             handshakes_per_second_max: LinkLimits::default().handshakes_per_second_max,
         }
     }

@@ -1,6 +1,7 @@
 //! The deskmesh node and its commands.
 
 pub mod admin_client;
+mod authenticator;
 pub mod cli;
 pub mod config;
 mod demo;

@@ -10,7 +10,7 @@ mod session;
 pub mod websocket;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::websocket::{Answer, Upgraded, text, upgrade};
+use crate::authenticator::Authenticators;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::reload::Reloader;
@@ -35,6 +36,9 @@ pub(crate) struct Local {
     pub(crate) config: Config,
     pub(crate) reloader: Reloader,
     pub(crate) tokens: ClientTokens,
+    pub(crate) authenticators: Authenticators,
+    /// How many WebSockets there have been.
+    pub(crate) connections: AtomicU64,
     /// What a command must show to be answered.
     pub(crate) admin_secret: String,
     /// The addresses other nodes are told to dial.
@@ -62,11 +66,15 @@ impl Local {
         #[expect(clippy::disallowed_methods, reason = "the age of the process, for people")]
         let started = Instant::now();
         let places = config.limits.sessions_max.min(Semaphore::MAX_PERMITS - REQUESTS_MAX);
+        let patience = Duration::from_millis(config.limits.authentication_timeout_ms);
+        let authenticators = Authenticators::new(&config.authenticators, patience);
         Arc::new(Self {
             gateway,
             config,
             reloader,
             tokens,
+            authenticators,
+            connections: AtomicU64::new(1),
             admin_secret,
             mesh_addresses: Mutex::new(mesh_addresses),
             listening,

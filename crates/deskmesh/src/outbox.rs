@@ -213,7 +213,9 @@ impl Outbox {
             let patience = {
                 let queue = self.lock();
                 match queue.progress_at.map(|at| until.min(at + PROGRESS)) {
-                    Some(patience) if queue.is_half_full(&self.bounds) && Instant::now() < patience => patience,
+                    Some(patience) if queue.is_half_full(&self.bounds) && Instant::now() < patience => {
+                        patience
+                    }
                     _ => return,
                 }
             };

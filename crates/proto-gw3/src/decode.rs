@@ -27,6 +27,8 @@ pub enum Incoming {
         identity: Json,
         /// How it proves its user.
         login: Login,
+        /// The same as it was sent, for a program that decides.
+        authentication: Json,
     },
     /// A logged-in peer wants a token that logs another client in as its user.
     CreateToken {
@@ -55,6 +57,8 @@ pub enum Login {
     AccessToken(Text),
     /// A token another peer asked for.
     GatewayToken(Text),
+    /// What the authentication provider of this name understands.
+    Provider(Text),
     /// Something this gateway has no answer to; the text says what.
     Unsupported(Text),
 }
@@ -183,7 +187,8 @@ impl Connection {
         let request = Request { id: id.clone().unwrap_or_else(Json::null), face: domain.face() };
         if domain == Domain::Global && &*kind == "hello" {
             let identity = fields.some("identity").unwrap_or_else(|| Json::from_static("{}"));
-            return Incoming::Hello { request, identity, login: login(fields) };
+            let authentication = fields.some("authentication").unwrap_or_else(Json::null);
+            return Incoming::Hello { request, identity, login: login(&authentication), authentication };
         }
         if !is_known(domain, &kind) {
             let minus_one = Json::from_static("-1");
@@ -413,15 +418,15 @@ impl Problem {
     }
 }
 
-fn login(fields: &Fields) -> Login {
-    let given = fields.some("authentication").and_then(|a| a.members()).unwrap_or_default();
-    let given = Fields(given);
-    if let Some(provider) =
-        given.text("provider").filter(|_| given.text("method").as_deref() != Some("gateway-token"))
-    {
-        return Login::Unsupported(format!("there is no authentication provider `{provider}`").into());
+fn login(authentication: &Json) -> Login {
+    let given = Fields(authentication.members().unwrap_or_default());
+    let method = given.text("method");
+    // A gateway token is the node's own, whoever decides about the rest.
+    let own = method.as_deref() == Some("gateway-token") && given.some("token").is_some();
+    if let Some(provider) = given.text("provider").filter(|provider| !own && &**provider != "basic") {
+        return Login::Provider(provider.detached());
     }
-    match given.text("method").as_deref() {
+    match method.as_deref() {
         Some("secret") => match (given.text("login"), given.some("secret")) {
             (Some(login), Some(_)) => Login::Secret { login: login.detached() },
             _ => Login::Unsupported("`login` and `secret` are needed".into()),

@@ -135,6 +135,15 @@ impl Connection {
         .encode()
     }
 
+    /// Returns a challenge: the client says hello again, with the same request id and an answer to it.
+    #[must_use]
+    pub fn challenge(&self, request: &Request, authentication: &Json) -> Bytes {
+        Frame(br#"{"domain":"global","type":"authentication-request""#.to_vec())
+            .json("request_id", &request.id)
+            .json("authentication", authentication)
+            .end()
+    }
+
     /// Returns the answer to a request for a token.
     #[must_use]
     pub fn token(&self, session: SessionId, request: &Request, token: &str) -> Bytes {

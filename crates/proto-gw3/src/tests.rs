@@ -97,9 +97,14 @@ fn logins_are_told_apart() {
         login(r#"{"method":"gateway-token","token":"t","provider":"win"}"#),
         Login::GatewayToken("t".into())
     );
-    for odd in
-        [r#"{"method":"secret","login":"joe"}"#, r#"{"method":"zz"}"#, r#"{"provider":"win"}"#, "null", "7"]
-    {
+    for win in [r#"{"provider":"win"}"#, r#"{"provider":"win","method":"gateway-token"}"#] {
+        assert_eq!(login(win), Login::Provider("win".into()));
+    }
+    assert_eq!(
+        login(r#"{"provider":"basic","method":"access-token","token":"t"}"#),
+        Login::AccessToken("t".into())
+    );
+    for odd in [r#"{"method":"secret","login":"joe"}"#, r#"{"method":"zz"}"#, "null", "7"] {
         assert!(matches!(login(odd), Login::Unsupported(_)), "{odd}");
     }
 }

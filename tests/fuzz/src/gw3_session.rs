@@ -217,7 +217,7 @@ impl World {
                     assert_eq!(open.due, open.waiting, "request {id} was not answered at once");
                 }
             }
-            Incoming::Hello { request, identity, login } => self.hello(client, request, identity, &login),
+            Incoming::Hello { request, identity, login, .. } => self.hello(client, request, identity, &login),
             Incoming::CreateToken { session, request } => {
                 let frame = self.clients[client].connection.token(session, &request, "t");
                 self.check_frame(client, Some(session), &frame);

@@ -36,10 +36,12 @@ enum Kind {
     LogFilter,
     /// A whole number above 0.
     Count,
+    /// A whole number above 0, but not more than this.
+    CountTo(u64),
     /// A visibility list.
     Rules(List),
-    /// The same, but not more than this.
-    CountTo(u64),
+    /// A table of commands.
+    Programs,
 }
 
 /// Every key, in the order in which people meet them.
@@ -55,6 +57,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "allowed_origins", kind: Kind::Origins },
     Key { path: "allowed_hosts", kind: Kind::Hosts },
     Key { path: "admit", kind: Kind::Choice(&["same-os-user", "any-local"]) },
+    Key { path: "authenticators", kind: Kind::Programs },
     Key { path: "visibility.contexts", kind: Kind::Rules(List::Contexts) },
     Key { path: "visibility.methods", kind: Kind::Rules(List::Methods) },
     Key { path: "visibility.peers", kind: Kind::Rules(List::Peers) },
@@ -92,6 +95,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.departed_bytes_max", kind: Kind::Count },
     Key { path: "limits.departed_ms_max", kind: Kind::Count },
     Key { path: "limits.hello_timeout_ms", kind: Kind::Count },
+    Key { path: "limits.authentication_timeout_ms", kind: Kind::Count },
     Key { path: "limits.handshakes_per_second_max", kind: Kind::Count },
 ];
 
@@ -145,9 +149,9 @@ impl Key {
                 Value::from(parts.collect::<Vec<_>>())
             }
             // One that makes no sense as TOML is refused as what it is: a text.
-            Kind::Rules(_) => Toml::from_str::<Dict>(&format!("rules = {text}"))
+            Kind::Rules(_) | Kind::Programs => Toml::from_str::<Dict>(&format!("value = {text}"))
                 .ok()
-                .and_then(|mut values| values.remove("rules"))
+                .and_then(|mut values| values.remove("value"))
                 .unwrap_or_else(|| Value::from(text)),
             _ => Value::from(text),
         }
@@ -178,6 +182,7 @@ impl Key {
             Kind::LogFilter => text_where(&value, |text| mesh_telemetry::logging::check_filter(text).is_ok()),
             Kind::Count => whole_number(&value).filter(|count| *count > 0).map(Value::from),
             Kind::Rules(_) => None,
+            Kind::Programs => programs(value.clone()),
             Kind::CountTo(max) => {
                 whole_number(&value).filter(|count| (1..=max).contains(count)).map(Value::from)
             }
@@ -222,6 +227,9 @@ impl Key {
             }
             Kind::Count => "a whole number above 0",
             Kind::Rules(list) => list.example(),
+            Kind::Programs => {
+                "a table of programs with their arguments, such as { win = [\"/usr/lib/corp/negotiate\", \"--ntlm\"] }"
+            }
             Kind::CountTo(max) => return format!("a whole number from 1 to {max}"),
         };
         fixed.to_owned()
@@ -248,6 +256,16 @@ fn check_section(section: &str, values: Dict, env: &Environment) -> Result<Dict,
         checked.insert(name, value);
     }
     Ok(checked)
+}
+
+/// Returns a table of commands with each as a list: a program without arguments may stand alone.
+fn programs(value: Value) -> Option<Value> {
+    let Value::Dict(_, programs) = value else { return None };
+    let command = |(provider, command): (String, Value)| {
+        let command = list_where(&command, |text| !text.is_empty()).filter(|list| !is_empty(list))?;
+        (!provider.is_empty()).then_some((provider, command))
+    };
+    programs.into_iter().map(command).collect::<Option<Dict>>().map(Value::from)
 }
 
 fn is_section(path: &str) -> bool {

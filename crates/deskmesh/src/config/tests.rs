@@ -205,6 +205,10 @@ fn every_kind_of_value_is_checked() {
         ("allowed_origins = ['null']", false),
         ("allowed_hosts = ['desk.corp.example', 'desk.corp.example:8385']", true),
         ("allowed_hosts = 'http://desk'", false),
+        ("authenticators = { win = ['/bin/negotiate', '--ntlm'], corp = '/bin/login' }", true),
+        ("authenticators = { win = [] }", false),
+        ("authenticators = { win = [''] }", false),
+        ("authenticators = '/bin/login'", false),
         ("telemetry.otlp_endpoint = 'localhost:4318'", false),
         ("telemetry.otlp_endpoint = 'http://localhost:4318'", true),
         ("telemetry.sample_ratio = 0", true),
@@ -321,6 +325,7 @@ fn the_example_shows_every_key_and_its_default() {
     config.seeds = Vec::new();
     config.allowed_origins = Vec::new();
     config.allowed_hosts = Vec::new();
+    config.authenticators = defaults.authenticators.clone();
     config.telemetry.otlp_endpoint = None;
     assert_eq!(config, defaults);
 }

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use mesh_core::Input;
-use mesh_model::{Command, Event, Request, Text, Tick};
+use mesh_model::{Command, Event, Json, Request, Text, Tick};
 use proto_gw3::{Connection, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -17,6 +19,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::Local;
 use super::websocket::{CloseWith, End, WebSocket, close};
+use crate::authenticator::{Authenticator, BASIC, Question, Verdict};
 use crate::outbox::{Item, Outbox, Taken, is_acknowledgement};
 use crate::tokens::Purpose;
 
@@ -30,8 +33,15 @@ const FRAMES_PER_FLUSH: usize = 256;
 /// How long a client that sends waits for one that reads slowly.
 const RELIEF: Duration = Duration::from_millis(250);
 
+/// Challenges that a client may be sent before it is logged in.
+const CHALLENGES_MAX: u32 = 8;
+/// Logins of one connection that wait for an authentication program.
+const LOGINS_MAX: usize = 16;
+
 struct Session {
     local: Arc<Local>,
+    /// For authentication programs.
+    number: u64,
     remote: SocketAddr,
     socket: WebSocket,
     connection: Connection,
@@ -39,11 +49,33 @@ struct Session {
     /// When the last acknowledgement was written that a change must not follow at once.
     settles_at: Option<Instant>,
     attached: bool,
+    /// Until when somebody must have logged in.
+    hello_deadline: Instant,
+    challenges: u32,
+    /// Logins that a program decides about.
+    logins: FuturesUnordered<BoxFuture<'static, Decided>>,
     /// Whose outbox this client has filled, and until when it waits for that to be read. Its own is
     /// written meanwhile: two clients may have filled each other's.
     crowded: Option<(Arc<Outbox>, Instant)>,
     /// Whether the log has a line about its large messages.
     warned: bool,
+}
+
+/// A login, and what became of it.
+struct Decided {
+    request: Request,
+    identity: Json,
+    verdict: Result<Verdict, String>,
+}
+
+/// Who somebody has proved to be.
+struct Proved {
+    user: Text,
+    /// A client that logs in with a gateway token gets its issuer's user, and no login of its own.
+    login: Option<Text>,
+    /// What it may log in with the next time.
+    token: Option<Text>,
+    service: bool,
 }
 
 /// Serves a connection to its end.
@@ -53,14 +85,20 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
         WebSocket::new(stream, read, limits.message_bytes_max, limits.session_outbox_bytes_max).await;
     let outbox = Arc::new(Outbox::new(limits));
     let connection = Connection::new(limits.json());
+    let hello_deadline = Instant::now() + Duration::from_millis(limits.hello_timeout_ms);
+    let number = local.connections.fetch_add(1, Ordering::Relaxed);
     let mut session = Session {
         local,
+        number,
         remote,
         socket,
         connection,
         outbox,
         settles_at: None,
         attached: false,
+        hello_deadline,
+        challenges: 0,
+        logins: FuturesUnordered::new(),
         crowded: None,
         warned: false,
     };
@@ -78,8 +116,6 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
 
 impl Session {
     async fn serve(&mut self) -> End {
-        let hello_deadline =
-            Instant::now() + Duration::from_millis(self.local.config.limits.hello_timeout_ms);
         let mut ping =
             tokio::time::interval(Duration::from_millis(self.local.config.limits.ping_interval_ms));
         ping.reset();
@@ -94,7 +130,11 @@ impl Session {
                     None
                 }
                 message = self.socket.read(), if crowded.is_none() => self.read(message),
-                () = tokio::time::sleep_until(hello_deadline), if !self.attached => {
+                Some(decided) = self.logins.next(), if !self.logins.is_empty() => {
+                    self.decided(decided);
+                    None
+                }
+                () = tokio::time::sleep_until(self.hello_deadline), if !self.attached && self.logins.is_empty() => {
                     let millis = self.local.config.limits.hello_timeout_ms;
                     Some(close(1008, format!("nobody logged in within {millis} ms (limit hello_timeout_ms)")))
                 }
@@ -170,7 +210,9 @@ impl Session {
                 };
                 return gateway.input(Input::Session { session, command });
             }
-            Incoming::Hello { request, identity, login } => self.hello(request, identity, &login),
+            Incoming::Hello { request, identity, login, authentication } => {
+                self.hello(request, identity, &login, authentication);
+            }
             Incoming::CreateToken { session, request } => {
                 let user = gateway.look(|node| node.user_of(session)).unwrap_or_default();
                 let token = self.local.tokens.make(Purpose::Gateway, &user, gateway.clock.wall_ms());
@@ -185,44 +227,94 @@ impl Session {
         None
     }
 
-    fn hello(&mut self, request: Request, identity: mesh_model::Json, login: &Login) {
-        let local = self.local.clone();
-        let now = local.gateway.clock.wall_ms();
-        // A client that logs in with a gateway token gets its issuer's user, and no login of its own.
-        let mut service = false;
-        let proved: Result<(Text, Option<Text>, Option<Text>), String> = match login {
-            Login::Secret { login } => {
-                let token = local.tokens.make(Purpose::Access, login, now);
-                Ok((login.clone(), Some(login.clone()), Some(token)))
+    fn hello(&mut self, request: Request, identity: Json, login: &Login, authentication: Json) {
+        let local = &self.local;
+        let provider = match login {
+            Login::GatewayToken(_) => None,
+            Login::Provider(provider) => local.authenticators.of(provider),
+            Login::Secret { .. } | Login::AccessToken(_) | Login::Unsupported(_) => {
+                local.authenticators.of(BASIC)
             }
-            Login::AccessToken(token) => local
-                .tokens
-                .check(Purpose::Service, token, now)
-                .inspect(|_| service = true)
-                .or_else(|_| local.tokens.check(Purpose::Access, token, now))
-                .map(|user| (user.clone(), Some(user), Some(token.detached())))
-                .map_err(Into::into),
-            Login::GatewayToken(token) => local
-                .tokens
-                .check(Purpose::Gateway, token, now)
-                .map(|user| (user, None, None))
-                .map_err(Into::into),
-            Login::Unsupported(reason) => Err(reason.to_string()),
         };
-        match proved {
-            Ok((user, login, token)) => {
-                self.attached = true;
-                let session = local.gateway.open_session(&self.outbox);
-                self.connection.will_attach(session, token);
-                let command = Command::Attach { request, identity, user: Some(user), login, service };
-                local.gateway.input(Input::Session { session, command });
-                if let Some(file) = local.gateway.sessions_file() {
-                    file.add(&local.gateway, session);
+        let own = match login {
+            Login::Secret { .. } if provider.is_some() => Err(String::new()),
+            login => local.prove(login),
+        };
+        match (own, provider) {
+            (Ok(proved), _) => self.attach(request, identity, proved),
+            (Err(_), Some(program)) => {
+                let program = program.clone();
+                self.ask(program, request, identity, authentication);
+            }
+            (Err(reason), None) => self.refuse(&request, &reason),
+        }
+    }
+
+    fn ask(&mut self, program: Arc<Authenticator>, request: Request, identity: Json, authentication: Json) {
+        if self.logins.len() >= LOGINS_MAX {
+            self.refuse(&request, &format!("{LOGINS_MAX} logins of this connection are already waiting"));
+            return;
+        }
+        let question = Question {
+            connection: self.number,
+            request: request.id.clone(),
+            machine: self.remote.ip().to_string(),
+            authentication,
+        };
+        self.logins.push(Box::pin(async move {
+            Decided { request, identity, verdict: program.ask(question).await }
+        }));
+    }
+
+    fn decided(&mut self, Decided { request, identity, verdict }: Decided) {
+        match verdict {
+            Ok(Verdict::Success { user, login, access_token, options }) => {
+                let Some(name) = user.as_ref().or(login.as_ref()) else {
+                    return self.refuse(&request, "the authentication program named no user");
+                };
+                let user = Text::from(name.as_str());
+                let login = login.map_or_else(|| user.clone(), Text::from);
+                let token = access_token.map(Text::from);
+                self.attach(
+                    request,
+                    identity,
+                    Proved { user, login: Some(login), token, service: options.service },
+                );
+            }
+            Ok(Verdict::Continue { authentication }) => {
+                self.challenges += 1;
+                if self.challenges > CHALLENGES_MAX {
+                    return self
+                        .refuse(&request, &format!("more than {CHALLENGES_MAX} challenges for one login"));
                 }
+                // A person may have to look for a card.
+                let limits = &self.local.config.limits;
+                self.hello_deadline = Instant::now() + Duration::from_millis(limits.hello_timeout_ms);
+                let authentication = Json::assembled(authentication.to_string().into_bytes());
+                self.outbox.push(Item::Frame(self.connection.challenge(&request, &authentication)));
             }
-            Err(reason) => {
-                self.outbox.push(Item::Frame(self.connection.login_failed(&request, &reason)));
+            Ok(Verdict::Failure { message }) => {
+                self.refuse(&request, message.as_deref().unwrap_or("the authentication program said no"));
             }
+            Err(reason) => self.refuse(&request, &reason),
+        }
+    }
+
+    fn refuse(&self, request: &Request, reason: &str) {
+        self.outbox.push(Item::Frame(self.connection.login_failed(request, reason)));
+    }
+
+    fn attach(&mut self, request: Request, identity: Json, proved: Proved) {
+        let Proved { user, login, token, service } = proved;
+        self.attached = true;
+        self.challenges = 0;
+        let gateway = &self.local.gateway;
+        let session = gateway.open_session(&self.outbox);
+        self.connection.will_attach(session, token);
+        let command = Command::Attach { request, identity, user: Some(user), login, service };
+        gateway.input(Input::Session { session, command });
+        if let Some(file) = gateway.sessions_file() {
+            file.add(gateway, session);
         }
     }
 
@@ -335,6 +427,33 @@ async fn relieved(crowded: Option<&(Arc<Outbox>, Instant)>) {
 }
 
 impl Local {
+    /// Checks what the node itself can.
+    fn prove(&self, login: &Login) -> Result<Proved, String> {
+        let now = self.gateway.clock.wall_ms();
+        let check = |purpose, token: &Text| self.tokens.check(purpose, token, now);
+        match login {
+            Login::Secret { login } => {
+                let token = Some(self.tokens.make(Purpose::Access, login, now));
+                Ok(Proved { user: login.clone(), login: Some(login.clone()), token, service: false })
+            }
+            Login::AccessToken(token) => check(Purpose::Service, token)
+                .map(|user| (user, true))
+                .or_else(|_| check(Purpose::Access, token).map(|user| (user, false)))
+                .map(|(user, service)| {
+                    let (login, token) = (Some(user.clone()), Some(token.detached()));
+                    Proved { user, login, token, service }
+                })
+                .map_err(Into::into),
+            Login::GatewayToken(token) => check(Purpose::Gateway, token)
+                .map(|user| Proved { user, login: None, token: None, service: false })
+                .map_err(Into::into),
+            Login::Provider(provider) => Err(format!(
+                "there is no authentication provider `{provider}`; an operator can name its program in authenticators"
+            )),
+            Login::Unsupported(reason) => Err(reason.to_string()),
+        }
+    }
+
     /// Refuses new connections and closes the open ones.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
