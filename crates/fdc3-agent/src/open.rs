@@ -1,0 +1,248 @@
+//! Starting apps: `open`, and what an intent needs.
+
+use mesh_model::{Json, Text};
+use proto_dacp::{AppRef, Fault, Object};
+
+use crate::app::State;
+use crate::channel::Listener;
+use crate::document::{Cast, Slot};
+use crate::peer::Ask;
+use crate::{Agent, Asker, Output, Time, Timer, app_identifier};
+
+/// An app that was started by `open`.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    opener: Opener,
+    /// The context that it is opened with, until it has it.
+    context: Option<Slot>,
+    /// It is connected, and has a moment for its first listener.
+    settles: bool,
+}
+
+/// Who waits for it.
+#[derive(Debug)]
+enum Opener {
+    App(Asker),
+    /// The agent of another node, by its invocation.
+    Desk(u64),
+    /// The launcher.
+    Person,
+}
+
+/// Where an app is to be found.
+pub(crate) enum Place {
+    /// In this node's directory, under this id.
+    Here(Text),
+    /// At the desk of another node.
+    There(Text),
+}
+
+impl Agent {
+    pub(crate) fn open(
+        &mut self,
+        app: &AppRef,
+        context: Option<Json>,
+        metadata: Option<&Json>,
+        asker: Asker,
+    ) {
+        match self.place(app) {
+            Err(Fault::TargetAppUnavailable) => self.answer(&asker, Err(Fault::AppNotFound)),
+            Err(fault) => self.answer(&asker, Err(fault)),
+            Ok(Place::There(desk)) => {
+                let arguments = Object::new()
+                    .text("op", "open")
+                    .text("appId", &app.app_id)
+                    .some("context", context.as_ref())
+                    .some("metadata", metadata)
+                    .json("source", &self.source(&asker.instance))
+                    .end();
+                // As long as the app may take there, and the way.
+                let patience = self.settings.limits.open_ms + self.settings.limits.peer_ms;
+                self.ask_peer(&desk, Ask::Open(asker), arguments, patience);
+            }
+            Ok(Place::Here(app_id)) => {
+                let source = self.source(&asker.instance);
+                self.start_open(app_id, Opener::App(asker), context, source, metadata.cloned());
+            }
+        }
+    }
+
+    pub(crate) fn open_for(&mut self, invocation: u64, desk: &Text, given: &Json) {
+        let text =
+            |name: &str| given.member(name).and_then(|value| value.as_text()).map(|text| text.detached());
+        let record = text("appId").and_then(|id| self.record(&id)).map(|record| record.app_id.clone());
+        let Some(app_id) = record else {
+            return self.yield_desk(invocation, Some(fault(Fault::AppNotFound)));
+        };
+        let own =
+            |name: &str| given.member(name).filter(|value| !value.is_null()).map(|value| value.detached());
+        let source = self.source_from(desk, given);
+        self.start_open(app_id, Opener::Desk(invocation), own("context"), source, own("metadata"));
+    }
+
+    /// Finds where an app is: at the agent that is named, or in this node's directory, or in that of the
+    /// only other node that has it.
+    pub(crate) fn place(&self, app: &AppRef) -> Result<Place, Fault> {
+        let there = |node: &str| self.peers.desk_of(node).cloned().map(Place::There);
+        let named = app.desktop_agent.as_deref().filter(|agent| *agent != &*self.settings.node);
+        if let Some(agent) = named {
+            return there(agent).ok_or(Fault::DesktopAgentNotFound);
+        }
+        let exact = self.record(&app.app_id).filter(|record| record.app_id == app.app_id);
+        if let Some(record) = exact {
+            return Ok(Place::Here(record.app_id.clone()));
+        }
+        if let Some(place) = app.app_id.rsplit_once('@').and_then(|(_, node)| there(node)) {
+            return Ok(place);
+        }
+        if let Some(record) = self.record(&app.app_id) {
+            return Ok(Place::Here(record.app_id.clone()));
+        }
+        let mut elsewhere = self.peers.records().filter(|(_, record)| *record.app_id == *app.app_id);
+        match elsewhere.next() {
+            Some((node, _)) => there(node).ok_or(Fault::TargetAppUnavailable),
+            None => Err(Fault::TargetAppUnavailable),
+        }
+    }
+
+    /// Starts an app because somebody chose it in the launcher.
+    pub fn launch(&mut self, app_id: &str, node: Option<&str>, now: Time) -> Result<(), Fault> {
+        self.now = now;
+        let app = AppRef { app_id: app_id.into(), instance_id: None, desktop_agent: node.map(Text::from) };
+        match self.place(&app)? {
+            Place::Here(app_id) => {
+                self.start_open(app_id, Opener::Person, None, crate::empty(), None);
+            }
+            Place::There(desk) => {
+                let asker = Asker { instance: Text::default(), name: "open".into(), uuid: Json::null() };
+                let arguments = Object::new().text("op", "open").text("appId", app_id).end();
+                let patience = self.settings.limits.open_ms;
+                self.ask_peer(&desk, Ask::Open(asker), arguments, patience);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_open(
+        &mut self,
+        app_id: Text,
+        opener: Opener,
+        context: Option<Json>,
+        source: Json,
+        metadata: Option<Json>,
+    ) {
+        let Some(instance) = self.start(&app_id) else {
+            return self.opened(opener, Err(Fault::ErrorOnLaunch));
+        };
+        let context = context.and_then(|context| {
+            let cast = Cast { event: Text::default(), source, wall_ms: self.now.wall_ms, metadata };
+            Some(Slot { kind: proto_dacp::context_type(&context)?, context, cast: Some(cast) })
+        });
+        self.openings.insert(instance.clone(), Opening { opener, context, settles: false });
+        self.timer(self.settings.limits.open_ms, Timer::Open(instance));
+    }
+
+    /// Makes an instance and has its app started.
+    pub(crate) fn start(&mut self, app_id: &Text) -> Option<Text> {
+        let record = self.record(app_id)?.clone();
+        let instance = self.reserve(app_id.clone())?;
+        let secret = self.apps[&instance].secret.clone();
+        self.outputs.push_back(Output::Launch { instance: instance.clone(), secret, record });
+        self.outputs.push_back(Output::Changed);
+        Some(instance)
+    }
+
+    /// An app could be started, or not; or its process has ended, or its window was closed, without it
+    /// having connected.
+    pub fn launched(&mut self, instance: &Text, started: bool, now: Time) {
+        self.now = now;
+        if started || self.apps.get(instance).is_none_or(|app| app.state != State::Starting) {
+            return;
+        }
+        self.apps.remove(instance);
+        self.end_opening(instance, Err(Fault::ErrorOnLaunch));
+        self.handler_is_gone(instance);
+        self.outputs.push_back(Output::Changed);
+    }
+
+    /// An app is connected.
+    pub(crate) fn connected(&mut self, instance: &Text) {
+        let Some(opening) = self.openings.get_mut(instance) else { return };
+        if opening.context.is_none() {
+            // Whoever opened it acts at once: it gets a moment for its first listeners.
+            opening.settles = true;
+            self.no_timer(&Timer::Open(instance.clone()));
+            self.timer(self.settings.limits.settle_ms, Timer::Open(instance.clone()));
+        }
+    }
+
+    /// An app listens, for contexts if there is such a listener. It has been answered.
+    pub(crate) fn listens(&mut self, instance: &Text, listener: Option<&Listener>) {
+        let Some(opening) = self.openings.get_mut(instance) else { return };
+        if opening.context.is_none() {
+            return self.end_opening(instance, Ok(()));
+        }
+        let takes = |slot: &Slot| listener.is_some_and(|listener| listener.takes(&slot.kind));
+        if !opening.context.as_ref().is_some_and(takes) {
+            return;
+        }
+        if let Some(slot) = opening.context.take() {
+            // Clients look for the channel that they have registered with.
+            let channel = listener.and_then(|listener| listener.channel.clone());
+            let payload = self.broadcast_payload(channel.as_deref(), &slot);
+            self.send_event(instance, "broadcastEvent", &payload);
+        }
+        self.end_opening(instance, Ok(()));
+    }
+
+    pub(crate) fn open_is_due(&mut self, instance: &Text) {
+        let Some(opening) = self.openings.get(instance) else { return };
+        let state = self.apps.get(instance).map(|app| app.state);
+        let end = match (opening.settles, state) {
+            (true, Some(State::Connected)) => Ok(()),
+            (_, Some(State::Connected)) => Err(Fault::AppTimeout),
+            _ => Err(Fault::ErrorOnLaunch),
+        };
+        if state == Some(State::Starting) {
+            self.apps.remove(instance);
+            self.outputs.push_back(Output::Changed);
+        }
+        self.end_opening(instance, end);
+    }
+
+    /// An app that was being opened is gone again.
+    pub(crate) fn opener_is_gone(&mut self, instance: &Text) {
+        self.end_opening(instance, Err(Fault::ErrorOnLaunch));
+    }
+
+    fn end_opening(&mut self, instance: &Text, end: Result<(), Fault>) {
+        let Some(opening) = self.openings.remove(instance) else { return };
+        self.no_timer(&Timer::Open(instance.clone()));
+        let app_id = self.apps.get(instance).map(|app| app.app_id.clone()).unwrap_or_default();
+        self.opened(opening.opener, end.map(|()| (app_id, instance.clone())));
+    }
+
+    fn opened(&mut self, opener: Opener, end: Result<(Text, Text), Fault>) {
+        let identifier = |node: Option<&str>| {
+            end.clone().map(|(app_id, instance)| {
+                let app = app_identifier(&app_id, Some(&instance), node);
+                Object::new().json("appIdentifier", &app).end()
+            })
+        };
+        match opener {
+            Opener::App(asker) => {
+                let answer = identifier(None);
+                self.answer(&asker, answer);
+            }
+            Opener::Desk(invocation) => {
+                let answer = identifier(Some(&self.settings.node)).unwrap_or_else(fault);
+                self.yield_desk(invocation, Some(answer));
+            }
+            Opener::Person => {}
+        }
+    }
+}
+
+pub(crate) fn fault(fault: Fault) -> Json {
+    Object::new().text("error", fault.word()).end()
+}
