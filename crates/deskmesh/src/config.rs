@@ -62,6 +62,8 @@ pub struct Config {
     pub authenticators: BTreeMap<String, Vec<String>>,
     /// What other nodes get to know.
     pub visibility: VisibilityConfig,
+    /// FDC3 applications.
+    pub fdc3: Fdc3Config,
     /// Traces and the log.
     pub telemetry: TelemetryConfig,
     /// Bounds.
@@ -76,6 +78,20 @@ pub enum Admit {
     SameOsUser,
     /// Those of any user of this machine.
     AnyLocal,
+}
+
+/// FDC3 applications.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fdc3Config {
+    /// The app directories: files, and addresses of servers. The first that has an application counts.
+    pub directories: Vec<String>,
+    /// The bearer token for the servers among them.
+    pub directory_token: Option<String>,
+    /// Between two questions to a server, in seconds.
+    pub directory_refresh_s: u64,
+    /// Whose the FDC3 applications are. None: the node's user's.
+    pub user: Option<String>,
 }
 
 /// Traces and the log.
@@ -184,6 +200,7 @@ impl Config {
             allowed_hosts: Vec::new(),
             admit: Admit::SameOsUser,
             visibility: VisibilityConfig::default(),
+            fdc3: Fdc3Config::default(),
             telemetry: TelemetryConfig {
                 otlp_endpoint: None,
                 sample_ratio: 1.0,
@@ -204,6 +221,12 @@ impl TelemetryConfig {
             LogFormatConfig::Json => LogFormat::Json,
         };
         LogSettings { filter: self.log.clone(), format }
+    }
+}
+
+impl Default for Fdc3Config {
+    fn default() -> Self {
+        Self { directories: Vec::new(), directory_token: None, directory_refresh_s: 60, user: None }
     }
 }
 
@@ -490,11 +513,19 @@ impl Layer {
 
     /// Says so if others can read a token in this file.
     fn warning(&self, file: &Path) -> Option<String> {
-        if !self.values.contains_key("join") || !place::is_readable_by_others(file) {
+        let fdc3 = self.values.get("fdc3").and_then(Value::as_dict);
+        let token = if self.values.contains_key("join") {
+            "a join token"
+        } else if fdc3.is_some_and(|fdc3| fdc3.contains_key("directory_token")) {
+            "the token of an app directory"
+        } else {
+            return None;
+        };
+        if !place::is_readable_by_others(file) {
             return None;
         }
         let file = file.display();
-        Some(format!("{file} holds a join token that other users can read; run `chmod 600 {file}`"))
+        Some(format!("{file} holds {token} that other users can read; run `chmod 600 {file}`"))
     }
 }
 

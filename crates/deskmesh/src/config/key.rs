@@ -27,6 +27,10 @@ enum Kind {
     /// Addresses whose host may be a name.
     HostPorts,
     Token,
+    /// A credential that goes into an HTTP header.
+    Secret,
+    /// Files and web addresses.
+    Sources,
     Origins,
     Hosts,
     Choice(&'static [&'static str]),
@@ -61,6 +65,10 @@ pub const KEYS: &[Key] = &[
     Key { path: "visibility.contexts", kind: Kind::Rules(List::Contexts) },
     Key { path: "visibility.methods", kind: Kind::Rules(List::Methods) },
     Key { path: "visibility.peers", kind: Kind::Rules(List::Peers) },
+    Key { path: "fdc3.directories", kind: Kind::Sources },
+    Key { path: "fdc3.directory_token", kind: Kind::Secret },
+    Key { path: "fdc3.directory_refresh_s", kind: Kind::Count },
+    Key { path: "fdc3.user", kind: Kind::Name },
     Key { path: "telemetry.otlp_endpoint", kind: Kind::Endpoint },
     Key { path: "telemetry.sample_ratio", kind: Kind::Ratio },
     Key { path: "telemetry.log", kind: Kind::LogFilter },
@@ -133,7 +141,7 @@ impl Key {
     /// Returns whether the value must not be shown.
     #[must_use]
     pub fn is_secret(&self) -> bool {
-        self.kind == Kind::Token
+        matches!(self.kind, Kind::Token | Kind::Secret)
     }
 
     /// Returns the value that a text from the environment or the command line stands for.
@@ -144,7 +152,7 @@ impl Key {
                 text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
             }
             Kind::Ratio => text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from),
-            Kind::ListenAddresses | Kind::HostPorts | Kind::Origins | Kind::Hosts => {
+            Kind::ListenAddresses | Kind::HostPorts | Kind::Sources | Kind::Origins | Kind::Hosts => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
                 Value::from(parts.collect::<Vec<_>>())
             }
@@ -174,6 +182,10 @@ impl Key {
             Kind::Address => text_where(&value, |text| text.parse::<std::net::SocketAddr>().is_ok()),
             Kind::HostPorts => list_where(&value, is_host_port),
             Kind::Token => text_where(&value, |text| !text.is_empty() && !text.contains(char::is_whitespace)),
+            Kind::Secret => {
+                text_where(&value, |text| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()))
+            }
+            Kind::Sources => list_where(&value, is_source).map(|list| each_home_expanded(&list, env)),
             Kind::Origins => list_where(&value, is_origin),
             Kind::Hosts => list_where(&value, |text| is_host(text) || is_host_port(text)),
             Kind::Choice(words) => text_where(&value, |text| words.contains(&text)),
@@ -208,6 +220,11 @@ impl Key {
             Kind::Address => "an address and port such as \"0.0.0.0:8386\"",
             Kind::HostPorts => "a host and port such as \"desk-2.corp.example:8386\", or a list of them",
             Kind::Token => "the text that `deskmesh token create` printed",
+            Kind::Secret => "a text of visible ASCII characters, without spaces",
+            Kind::Sources => {
+                "the full path of a file such as \"/etc/deskmesh/apps.json\", an http:// or https:// address \
+                 without credentials such as \"https://appd.corp.example/v2/apps\", or a list of them"
+            }
             Kind::Origins => {
                 "an origin as browsers send it, such as \"https://apps.corp.example\" or \
                  \"https://*.corp.example\" for any one label, or a list of them"
@@ -470,6 +487,11 @@ fn home_expanded(text: Value, env: &Environment) -> Value {
     }
 }
 
+fn each_home_expanded(list: &Value, env: &Environment) -> Value {
+    let values = list.as_array().unwrap_or_default().iter().cloned();
+    Value::from(values.map(|value| home_expanded(value, env)).collect::<Vec<_>>())
+}
+
 fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.chars().count())
         && text.trim() == text
@@ -479,6 +501,16 @@ fn is_name(text: &str) -> bool {
 /// Characters that change how a line reads without being seen.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A node may run anywhere, so a file must be named in full.
+fn is_source(text: &str) -> bool {
+    match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => {
+            url.username().is_empty() && url.password().is_none()
+        }
+        _ => text.starts_with("~/") || std::path::Path::new(text).is_absolute(),
+    }
 }
 
 fn is_loopback(text: &str) -> bool {

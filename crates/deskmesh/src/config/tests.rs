@@ -139,6 +139,8 @@ fn lists_may_be_texts() {
         Case::new().file("user.toml", "data_dir = '~/mesh'").config().data_dir,
         Path::new("/home/ann/mesh")
     );
+    let case = Case::new().env("DESKMESH_FDC3_DIRECTORIES", "~/apps.json, https://appd.example/v2/apps");
+    assert_eq!(case.config().fdc3.directories, ["/home/ann/apps.json", "https://appd.example/v2/apps"]);
 }
 
 #[test]
@@ -209,6 +211,20 @@ fn every_kind_of_value_is_checked() {
         ("authenticators = { win = [] }", false),
         ("authenticators = { win = [''] }", false),
         ("authenticators = '/bin/login'", false),
+        ("fdc3.directories = '~/apps.json'", true),
+        (
+            "fdc3.directories = ['/etc/apps.json', 'http://127.0.0.1:1/v2/apps', 'https://appd.example/v2/apps?x=1']",
+            true,
+        ),
+        ("fdc3.directories = 'apps.json'", false),
+        ("fdc3.directories = 'appd.example/v2/apps'", false),
+        ("fdc3.directories = 'file:///etc/apps.json'", false),
+        ("fdc3.directories = 'https://me:hush@appd.example/v2/apps'", false),
+        ("fdc3.directories = ['']", false),
+        ("fdc3.directory_token = 'a b'", false),
+        ("fdc3.directory_token = ''", false),
+        ("fdc3.directory_refresh_s = 0", false),
+        ("fdc3.user = ''", false),
         ("telemetry.otlp_endpoint = 'localhost:4318'", false),
         ("telemetry.otlp_endpoint = 'http://localhost:4318'", true),
         ("telemetry.sample_ratio = 0", true),
@@ -260,6 +276,15 @@ fn the_token_is_never_shown() {
     assert!(loaded.show().contains("# join is set, and not shown") && !loaded.show().contains("hush"));
     let (problem, _) = Case::new().file("user.toml", "join = ['hush']").complaint();
     assert_eq!(problem, "user.toml: `join` must be the text that `deskmesh token create` printed");
+
+    let loaded = Case::new().env("DESKMESH_FDC3_DIRECTORY_TOKEN", "hush-hush").sources.load().unwrap();
+    assert_eq!(loaded.config.fdc3.directory_token.as_deref(), Some("hush-hush"));
+    let shown = loaded.show();
+    assert!(shown.contains("# directory_token is set, and not shown") && !shown.contains("hush"), "{shown}");
+    let (problem, _) = Case::new().file("user.toml", "fdc3.directory_token = 'hush hush'").complaint();
+    let expected =
+        "user.toml: `fdc3.directory_token` must be a text of visible ASCII characters, without spaces";
+    assert_eq!(problem, expected);
 }
 
 #[test]
@@ -274,6 +299,10 @@ fn what_looks_wrong_is_a_warning() {
     assert!(warnings(&case).is_empty());
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(warnings(&case)[0].contains("chmod 600"), "{:?}", warnings(&case));
+    let case = case.file("user.toml", "[fdc3]\ndirectory_token = 'hush-hush'");
+    assert!(warnings(&case)[0].contains("the token of an app directory"), "{:?}", warnings(&case));
+    let case = case.file("user.toml", "[fdc3]\ndirectory_refresh_s = 5");
+    assert!(warnings(&case).is_empty());
 
     let case = Case::new()
         .env("DESKMESH_LISEN", "x")
@@ -326,6 +355,9 @@ fn the_example_shows_every_key_and_its_default() {
     config.allowed_origins = Vec::new();
     config.allowed_hosts = Vec::new();
     config.authenticators = defaults.authenticators.clone();
+    config.fdc3.directories = Vec::new();
+    config.fdc3.directory_token = None;
+    config.fdc3.user = None;
     config.telemetry.otlp_endpoint = None;
     assert_eq!(config, defaults);
 }
