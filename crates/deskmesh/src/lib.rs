@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 mod demo;
 mod dialer;
+mod fdc3;
 mod gateway;
 mod local;
 mod outbox;
