@@ -29,7 +29,7 @@
 
 const TIMEOUT_MS = 1900;
 /** While the browser asks the user for permission, nobody can hurry. */
-const PERMISSION_TIMEOUT_MS = 60_000;
+const PERMISSION_TIMEOUT_MS = 20_000;
 const FRAME_ID = 'deskmesh-fdc3-adaptor';
 
 /** The failover for the node that served this module. */
@@ -97,11 +97,15 @@ function refusalOf(frame, node) {
       settle(`this page's Content-Security-Policy forbids it to embed ${node}. Add ${node} to its ${event.effectiveDirective} directive.`);
     };
     let timer = setTimeout(() => explain(node).then(settle), TIMEOUT_MS);
-    permission().then(state => {
-      if (state !== 'prompt') return;
+    permission().then(permitted => {
+      if (permitted?.state !== 'prompt') return;
       clearTimeout(timer);
       console.info(`FDC3: the browser asks whether this page may reach ${node} on this computer; waiting for the answer.`);
       timer = setTimeout(() => explain(node).then(settle), PERMISSION_TIMEOUT_MS);
+      permitted.onchange = () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => explain(node).then(settle), permitted.state === 'denied' ? 0 : TIMEOUT_MS);
+      };
     });
     document.addEventListener('securitypolicyviolation', violated);
     port1.onmessage = event => settle(event.data ? null : `the deskmesh node at ${node} cannot be reached. See that it is running (deskmesh status), then load the page again.`);
@@ -111,17 +115,18 @@ function refusalOf(frame, node) {
   });
 }
 
-/** The state of Chromium's permission to reach this computer; null where there is no such thing, or no need for it. */
+/** Chromium's permission to reach this computer; null where there is no such thing, and for a page of this computer, which needs none. */
 async function permission() {
+  if (/^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname)) return null;
   try {
-    return (await navigator.permissions.query({ name: 'loopback-network' })).state;
+    return await navigator.permissions.query({ name: 'loopback-network' });
   } catch {
     return null;
   }
 }
 
 async function explain(node) {
-  if (await permission() === 'denied') {
+  if ((await permission())?.state === 'denied') {
     return `the browser does not let this page reach ${node} on this computer. Grant ${location.origin} the permission “loopback-network” `
       + '(site settings: apps on device), or set the policy LocalNetworkAccessAllowedForUrls. An HTTP page cannot be granted it; serve it over HTTPS.';
   }

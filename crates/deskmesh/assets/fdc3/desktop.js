@@ -40,7 +40,8 @@ async function connect() {
     showLink('lost');
     connect();
   };
-  showLink('connected');
+  // What ran before may be gone; the node says what there is.
+  instances = new Map();
   for (const message of unsent.splice(0)) tell(message);
 }
 
@@ -52,6 +53,7 @@ function tell(message) {
 function fromNode(message) {
   switch (message.type) {
     case 'apps':
+      showLink('connected');
       here = message.node;
       apps = message.apps;
       channels = message.channels ?? RECOMMENDED_CHANNELS;
@@ -134,7 +136,7 @@ setInterval(() => {
 function showLink(state) {
   view.link.dataset.state = state;
   view.link.textContent = state === 'connected' ? 'Connected' : 'The node is not answering; trying again…';
-  document.body.classList.toggle('offline', state !== 'connected');
+  view.main.inert = state !== 'connected';
 }
 
 /** Shows a sentence at the top until it is dismissed; one with the same `key` replaces the earlier one. */
