@@ -124,7 +124,7 @@ class Desk {
   async launcher() {
     const page = await this.context.newPage();
     await page.goto(`${flags.node}/fdc3/desktop`);
-    await page.locator('.app[data-app-id=trader]').waitFor();
+    await page.locator('.app[data-app-id=trader]').first().waitFor();
     return page;
   }
 
@@ -176,6 +176,22 @@ const raise = (app, intent) => app.evaluate(([name, context]) => {
 }, [intent, INSTRUMENT]);
 const raised = app => app.waitForFunction(() => window.raised).then(() => app.evaluate(() => window.raised));
 const resolverOpen = async app => { const frame = await frameOf(app, 'resolver'); await frame.locator('.choice').first().waitFor(); return frame; };
+
+/** What a mesh of three machines would offer for one intent. */
+const OFFERED = [{ intent: { name: 'ViewChart', displayName: 'View Chart' }, apps: [
+  { appId: 'chart', title: 'Price Chart' },
+  { appId: 'news', title: 'News Reader' },
+  { appId: 'chart', title: 'Price Chart', desktopAgent: 'desk-b' },
+  { appId: 'chart', title: 'Price Chart', instanceId: 'a-1', instanceMetadata: { title: 'Vodafone, daily' } },
+  { appId: 'chart', title: 'Price Chart', instanceId: 'c-1', desktopAgent: 'desk-c' },
+] }];
+
+async function openResolver(desk, appIntents) {
+  const host = await desk.visit(`${APPS}/resolver-host.html?node=${flags.node}`);
+  await host.waitForFunction(() => window.port);
+  await host.evaluate(offered => window.resolve(offered), appIntents);
+  return host;
+}
 
 // ---- the checks -----------------------------------------------------------------------------
 
@@ -346,6 +362,17 @@ const checks = {
     assert.equal((await raised(app)).error, 'UserCancelledResolution');
   },
 
+  async 'the resolver groups by machine and says which instance was chosen'(desk) {
+    const host = await openResolver(desk, OFFERED);
+    const resolver = await resolverOpen(host);
+    assert.deepEqual(await resolver.locator('h3').allTextContents(), ['This machine', 'desk-b', 'desk-c']);
+    assert.deepEqual(await resolver.locator('.choice .title').allTextContents(), ['Price Chart', 'Vodafone, daily', 'News Reader', 'Price Chart', 'Price Chart']);
+    await resolver.locator('.choice[data-desktop-agent=desk-c]').click();
+    await host.waitForFunction(() => window.actions.length);
+    assert.deepEqual(await host.evaluate(() => window.actions), [
+      { action: 'click', intent: 'ViewChart', appIdentifier: { appId: 'chart', instanceId: 'c-1', desktopAgent: 'desk-c' } }]);
+  },
+
   async 'a plain tab connects by failover; a reload keeps its instance'(desk) {
     const app = await desk.visit(`${appUrl('plain', 'plain')}&node=${flags.node}`);
     const { appId, instanceId } = await outcome(app);
@@ -502,6 +529,10 @@ async function takePictures(browser) {
       await resolver.locator('#cancel').click();
       await raised(app);
     }
+    const host = await openResolver(desk, OFFERED);
+    await resolverOpen(host);
+    await host.waitForTimeout(300);
+    await picture(host, 'resolver-machines');
     await desk.context.close();
   }
 }

@@ -103,12 +103,10 @@ function resize(height) {
   } } });
 }
 
-// How high the choices are is known only once the frame is wide.
+// How high the panel is is known only once the frame is wide. It does not shrink while somebody filters.
 addEventListener('resize', () => {
-  if (view.panel.hidden || view.filter.value) return;
-  const others = view.panel.scrollHeight - view.choices.clientHeight;
-  const wanted = Math.min(HEIGHT_MAX, others + view.choices.scrollHeight + 2);
-  if (innerWidth > WIDTH / 2 && innerHeight > wanted) resize(wanted);
+  if (view.panel.hidden || view.filter.value || innerWidth < WIDTH / 2) return;
+  if (innerHeight > view.panel.offsetHeight) resize(view.panel.offsetHeight);
 });
 
 view.filter.addEventListener('input', show);
