@@ -523,6 +523,24 @@ mod tests {
         assert_eq!((changes.has_changed().unwrap(), &*ids(&changes.borrow_and_update())), (true, ""));
     }
 
+    #[tokio::test]
+    async fn what_was_of_no_use_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("apps.json");
+        fs::write(&file, "{").unwrap();
+        let (directory, _directory_rx) = watch::channel(Arc::default());
+        let mut source = Source::new(&file.display().to_string(), None);
+        for _ in 0..2 {
+            let read = source.place.read().await;
+            assert!(matches!(read, Ok(Some(_))));
+            source.take(read, &directory);
+        }
+        fs::write(&file, "[]").unwrap();
+        let read = source.place.read().await;
+        source.take(read, &directory);
+        assert!(matches!(source.place.read().await, Ok(None)));
+    }
+
     #[test]
     fn a_problem_is_news_once() {
         let mut source = Source::new("/apps.json", None);
