@@ -8,6 +8,7 @@ mod admin;
 mod admission;
 mod session;
 pub mod websocket;
+pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,8 +22,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::websocket::{Answer, Upgraded, text, upgrade};
+use fdc3_agent::Admission;
+
 use crate::authenticator::Authenticators;
 use crate::config::Config;
+use crate::fdc3::endpoint::{self, Role};
+use crate::fdc3::pages;
+use crate::fdc3::service::Fdc3;
 use crate::gateway::Gateway;
 use crate::reload::Reloader;
 use crate::tokens::ClientTokens;
@@ -39,6 +45,7 @@ pub(crate) struct Local {
     pub(crate) authenticators: Authenticators,
     /// How many WebSockets there have been.
     pub(crate) connections: AtomicU64,
+    pub(crate) fdc3: Fdc3,
     /// What a command must show to be answered.
     pub(crate) admin_secret: String,
     /// The addresses other nodes are told to dial.
@@ -68,7 +75,10 @@ impl Local {
         let places = config.limits.sessions_max.min(Semaphore::MAX_PERMITS - REQUESTS_MAX);
         let patience = Duration::from_millis(config.limits.authentication_timeout_ms);
         let authenticators = Authenticators::new(&config.authenticators, patience);
+        let address = listening.first().copied().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let fdc3 = Fdc3::new(gateway.clone(), &config, address);
         Arc::new(Self {
+            fdc3,
             gateway,
             config,
             reloader,
@@ -117,8 +127,9 @@ impl Local {
             tokio::spawn(async move {
                 // Boxed, because what HTTP needs is much, and not needed for the rest of the connection.
                 if let Some(upgraded) = Box::pin(local.clone().connection(stream, remote)).await {
-                    session::run(local, upgraded.stream, upgraded.read, remote).await;
-                    drop(upgraded.with);
+                    let (purpose, place) = upgraded.with;
+                    local.run(purpose, upgraded.stream, upgraded.read, remote).await;
+                    drop(place);
                 }
                 drop(door);
             });
@@ -130,7 +141,7 @@ impl Local {
         self: Arc<Self>,
         stream: TcpStream,
         remote: SocketAddr,
-    ) -> Option<Upgraded<OwnedSemaphorePermit>> {
+    ) -> Option<Upgraded<(Purpose, OwnedSemaphorePermit)>> {
         let own = stream.local_addr().ok()?;
         let upgraded = websocket::upgraded(stream, |request| self.answer(request, remote, own)).await;
         upgraded.unwrap_or_else(|error| {
@@ -139,15 +150,36 @@ impl Local {
         })
     }
 
+    /// Serves a WebSocket to its end.
+    async fn run(self: Arc<Self>, purpose: Purpose, stream: TcpStream, read: Vec<u8>, remote: SocketAddr) {
+        let (role, user) = match purpose {
+            Purpose::Gw3 => return session::run(self, stream, read, remote).await,
+            Purpose::App { admission, user } => (Role::App(admission), user),
+            Purpose::Launcher => (Role::Launcher, None),
+        };
+        let Some(desktop) = self.fdc3.desktop(user.as_deref()) else {
+            tracing::error!("no desktop agent could be started: the system gives no random bytes");
+            return;
+        };
+        let connection = self.fdc3.connection();
+        endpoint::run(desktop, connection, self.config.limits.clone(), stream, read, role).await;
+    }
+
     /// Answers a request; with a place for a WebSocket, if it becomes one.
     fn answer(
         &self,
         request: &Request<Body>,
         remote: SocketAddr,
         own: SocketAddr,
-    ) -> (Answer, Option<OwnedSemaphorePermit>) {
+    ) -> (Answer, Option<(Purpose, OwnedSemaphorePermit)>) {
         let headers = request.headers();
-        let admitted = admission::check(&self.config, headers, remote, own, request.uri().path());
+        let path = request.uri().path();
+        // The pages of apps in the directory need no other permission to be FDC3 apps.
+        let of_apps = match path == "/fdc3" || path.starts_with("/fdc3/") {
+            true => self.fdc3.app_origins(),
+            false => Vec::new(),
+        };
+        let admitted = admission::check(&self.config, headers, remote, own, path, &of_apps);
         let (mut answer, place) = match admitted {
             Ok(()) => self.route(request, remote),
             Err(refusal) => {
@@ -164,7 +196,11 @@ impl Local {
         (answer, place)
     }
 
-    fn route(&self, request: &Request<Body>, remote: SocketAddr) -> (Answer, Option<OwnedSemaphorePermit>) {
+    fn route(
+        &self,
+        request: &Request<Body>,
+        remote: SocketAddr,
+    ) -> (Answer, Option<(Purpose, OwnedSemaphorePermit)>) {
         if !is_upgrade(request.headers()) {
             return (self.plain(request), None);
         }
@@ -174,18 +210,38 @@ impl Local {
             tracing::warn!(%remote, %reason, "connection refused");
             return (text(StatusCode::SERVICE_UNAVAILABLE, &reason), None);
         };
-        let answer = Self::upgraded(request);
-        let place = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then_some(place);
+        let purpose = match self.purpose(request) {
+            Ok(purpose) => purpose,
+            Err((status, reason)) => return (text(status, reason), None),
+        };
+        let answer = upgrade(request);
+        let place = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then_some((purpose, place));
         (answer, place)
     }
 
-    fn upgraded(request: &Request<Body>) -> Answer {
-        if request.uri().path() == "/fdc3" {
-            let reason =
-                "this version of deskmesh does not speak FDC3 yet; connect GW3 clients to any other path";
-            return text(StatusCode::NOT_IMPLEMENTED, reason);
+    /// Returns what a WebSocket is for, by its path.
+    fn purpose(&self, request: &Request<Body>) -> Result<Purpose, (StatusCode, &'static str)> {
+        let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+        let own_page = origin.is_some_and(|origin| is_own_page(origin, request.headers()));
+        match request.uri().path() {
+            "/fdc3" => {
+                let user = request.uri().query().and_then(|query| {
+                    let named = query.split('&').find_map(|part| part.strip_prefix("user="))?;
+                    percent_encoding::percent_decode_str(named).decode_utf8().ok().map(Into::into)
+                });
+                let admission = Admission { origin: origin.map(Into::into), own_page };
+                Ok(Purpose::App { admission, user })
+            }
+            "/fdc3/desk" if own_page => Ok(Purpose::Launcher),
+            "/fdc3/desk" => {
+                let reason = "only the launcher page of this node, /fdc3/desktop, may connect here";
+                Err((StatusCode::FORBIDDEN, reason))
+            }
+            path if path.starts_with("/fdc3/") => {
+                Err((StatusCode::NOT_FOUND, "FDC3 apps connect to /fdc3"))
+            }
+            _ => Ok(Purpose::Gw3),
         }
-        upgrade(request)
     }
 
     fn plain(&self, request: &Request<Body>) -> Answer {
@@ -196,6 +252,12 @@ impl Local {
                     true => text(StatusCode::OK, "ready"),
                     false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down"),
                 }
+            }
+            (&Method::GET, path) if path.starts_with("/fdc3/") => {
+                let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+                let mut origins = self.fdc3.app_origins();
+                origins.extend(self.config.allowed_origins.iter().cloned());
+                pages::answer(path, host.unwrap_or_default(), &origins)
             }
             (_, path) if path.starts_with("/admin/v1/") => admin::answer(self, request),
             _ => {
@@ -208,6 +270,23 @@ impl Local {
             }
         }
     }
+}
+
+/// What a WebSocket is for.
+#[derive(Debug)]
+enum Purpose {
+    /// An io.Connect app.
+    Gw3,
+    /// An FDC3 app, of this user if one is named.
+    App { admission: Admission, user: Option<String> },
+    /// A launcher page.
+    Launcher,
+}
+
+/// Returns whether an origin is that of the node's own pages.
+fn is_own_page(origin: &str, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(|host| origin.strip_prefix("http://") == Some(host))
 }
 
 fn is_upgrade(headers: &HeaderMap) -> bool {

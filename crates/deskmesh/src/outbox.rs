@@ -35,6 +35,8 @@ pub(crate) enum Item {
     Event(SessionId, Event),
     /// A frame the protocol answers with by itself.
     Frame(Bytes),
+    /// A frame with what somebody has published.
+    Data(Bytes),
     /// Stands for all changes of a context that a session has not been told: the present value, looked
     /// up when its turn comes. Has an entry in `Queue::marks`.
     Mark(SessionId, Text),
@@ -430,6 +432,7 @@ fn weigh(item: &Item) -> (Class, usize) {
     match item {
         Item::Event(_, event) => (class_of(event), event.weight()),
         Item::Frame(frame) => (Class::Control, frame.len() + 64),
+        Item::Data(frame) => (Class::Streams, frame.len() + 64),
         Item::Mark(_, context) => (Class::Contexts, context.len() + 256),
         Item::Close(_) => (Class::Control, 0),
     }

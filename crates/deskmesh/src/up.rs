@@ -213,6 +213,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
             tracing::info!("no other node could be reached yet; this one serves alone meanwhile");
         }
     }
+    local.fdc3.set_directory(crate::fdc3::directory::start(&config.fdc3).await);
     let accepting =
         listeners.into_iter().map(|listener| tokio::spawn(local.clone().serve(listener))).collect();
     let file = NodeFile {

@@ -480,8 +480,7 @@ impl Agent {
     }
 
     pub(crate) fn user_channels(&self) -> Json {
-        let users = self.channels.by_id.iter().filter(|(_, channel)| matches!(channel.kind, Kind::User(_)));
-        let about: Vec<Json> = users.map(|(id, channel)| channel.about(id)).collect();
+        let about = self.channels();
         Object::new().json("userChannels", &proto_dacp::array(&about)).end()
     }
 

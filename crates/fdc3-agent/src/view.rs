@@ -3,6 +3,7 @@
 use mesh_model::{Json, Text};
 
 use crate::app::State;
+use crate::channel::Kind;
 use crate::{Agent, Output, Time};
 
 /// An app that can be started.
@@ -34,6 +35,12 @@ pub struct InstanceItem {
 }
 
 impl Agent {
+    /// Returns the node's name.
+    #[must_use]
+    pub fn node(&self) -> &Text {
+        &self.settings.node
+    }
+
     /// Returns the apps of all nodes.
     #[must_use]
     pub fn apps(&self) -> Vec<AppItem> {
@@ -50,6 +57,13 @@ impl Agent {
             local: false,
         });
         own.chain(others).collect()
+    }
+
+    /// Returns the user channels: their `Channel` objects.
+    #[must_use]
+    pub fn channels(&self) -> Vec<Json> {
+        let users = self.channels.by_id.iter().filter(|(_, channel)| matches!(channel.kind, Kind::User(_)));
+        users.map(|(id, channel)| channel.about(id)).collect()
     }
 
     /// Returns the apps that run here, or are being started.
@@ -71,10 +85,7 @@ impl Agent {
     pub fn move_to(&mut self, instance: &Text, channel: Option<&Text>, now: Time) -> bool {
         self.now = now;
         let is_user = |id: &Text| {
-            self.channels
-                .by_id
-                .get(id)
-                .is_some_and(|channel| matches!(channel.kind, crate::channel::Kind::User(_)))
+            self.channels.by_id.get(id).is_some_and(|channel| matches!(channel.kind, Kind::User(_)))
         };
         let possible = self.is_connected(instance) && channel.is_none_or(is_user);
         if possible {

@@ -1,6 +1,9 @@
-//! FDC3 applications: which there are, and how they are started.
+//! FDC3 applications: their connections, the pages that browsers need, which apps there are, and how they
+//! are started. What FDC3 means is the business of [`fdc3_agent`].
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the desktop agent that asks for apps comes next"))]
 pub(crate) mod directory;
-#[cfg_attr(not(test), expect(dead_code, reason = "the desktop agent that starts apps comes next"))]
+pub(crate) mod endpoint;
 pub(crate) mod launch;
+pub(crate) mod launcher;
+pub(crate) mod pages;
+pub(crate) mod service;

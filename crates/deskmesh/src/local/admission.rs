@@ -22,6 +22,7 @@ pub(crate) fn check(
     remote: SocketAddr,
     own: SocketAddr,
     path: &str,
+    more_origins: &[String],
 ) -> Result<(), Refusal> {
     let refuse = |status, reason: String| Err(Refusal { status, reason });
     if !remote.ip().to_canonical().is_loopback() {
@@ -36,7 +37,9 @@ pub(crate) fn check(
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or("?");
-        if !is_allowed_origin(origin, &config.allowed_origins) {
+        if !is_allowed_origin(origin, &config.allowed_origins)
+            && !more_origins.iter().any(|own| own == origin)
+        {
             let reason =
                 format!("pages of {origin} may not connect; an operator can add it to allowed_origins");
             return refuse(StatusCode::FORBIDDEN, reason);

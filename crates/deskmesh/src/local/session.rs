@@ -11,14 +11,15 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use mesh_core::Input;
-use mesh_model::{Command, Event, Json, Request, Text, Tick};
+use mesh_model::{Command, Event, Json, Request, Text};
 use proto_gw3::{Connection, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::Local;
-use super::websocket::{CloseWith, End, WebSocket, close};
+use super::websocket::{CloseWith, End, close};
+use super::wire::{Wire, frame_of, relieved};
 use crate::authenticator::{Authenticator, BASIC, Question, Verdict};
 use crate::outbox::{Item, Outbox, Taken, is_acknowledgement};
 use crate::tokens::Purpose;
@@ -30,9 +31,6 @@ use crate::tokens::Purpose;
 const SETTLE: Duration = Duration::from_millis(2);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;
-/// How long a client that sends waits for one that reads slowly.
-const RELIEF: Duration = Duration::from_millis(250);
-
 /// Challenges that a client may be sent before it is logged in.
 const CHALLENGES_MAX: u32 = 8;
 /// Logins of one connection that wait for an authentication program.
@@ -43,7 +41,7 @@ struct Session {
     /// For authentication programs.
     number: u64,
     remote: SocketAddr,
-    socket: WebSocket,
+    wire: Wire,
     connection: Connection,
     outbox: Arc<Outbox>,
     /// When the last acknowledgement was written that a change must not follow at once.
@@ -54,9 +52,6 @@ struct Session {
     challenges: u32,
     /// Logins that a program decides about.
     logins: FuturesUnordered<BoxFuture<'static, Decided>>,
-    /// Whose outbox this client has filled, and until when it waits for that to be read. Its own is
-    /// written meanwhile: two clients may have filled each other's.
-    crowded: Option<(Arc<Outbox>, Instant)>,
     /// Whether the log has a line about its large messages.
     warned: bool,
 }
@@ -81,9 +76,8 @@ struct Proved {
 /// Serves a connection to its end.
 pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, remote: SocketAddr) {
     let limits = &local.config.limits;
-    let socket =
-        WebSocket::new(stream, read, limits.message_bytes_max, limits.session_outbox_bytes_max).await;
-    let outbox = Arc::new(Outbox::new(limits));
+    let wire = Wire::new(stream, read, limits).await;
+    let outbox = wire.outbox.clone();
     let connection = Connection::new(limits.json());
     let hello_deadline = Instant::now() + Duration::from_millis(limits.hello_timeout_ms);
     let number = local.connections.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +85,7 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
         local,
         number,
         remote,
-        socket,
+        wire,
         connection,
         outbox,
         settles_at: None,
@@ -99,19 +93,19 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
         hello_deadline,
         challenges: 0,
         logins: FuturesUnordered::new(),
-        crowded: None,
         warned: false,
     };
     let end = session.serve().await;
     // The others learn of it before the closing handshake, which may take its time.
     for id in session.connection.sessions().collect::<Vec<_>>() {
-        let heard = (!matches!(end, End::Goodbye)).then(|| session.heard());
+        let heard =
+            (!matches!(end, End::Goodbye)).then(|| session.wire.heard(session.local.gateway.clock.now()));
         session.local.gateway.close_session(id, heard);
     }
     if let End::Close(CloseWith { code, reason }) = &end {
         tracing::info!(%remote, code, %reason, "connection closed");
     }
-    session.socket.close(end).await;
+    session.wire.socket.close(end).await;
 }
 
 impl Session {
@@ -121,15 +115,15 @@ impl Session {
         ping.reset();
         let outbox = self.outbox.clone();
         loop {
-            let crowded = self.crowded.clone();
+            let crowded = self.wire.waits_for();
             let ended = tokio::select! {
                 biased;
                 () = outbox.changed() => self.write().await,
                 () = relieved(crowded.as_ref()), if crowded.is_some() => {
-                    self.crowded = None;
+                    self.wire.go_on();
                     None
                 }
-                message = self.socket.read(), if crowded.is_none() => self.read(message),
+                message = self.wire.socket.read(), if crowded.is_none() => self.read(message),
                 Some(decided) = self.logins.next(), if !self.logins.is_empty() => {
                     self.decided(decided);
                     None
@@ -138,7 +132,7 @@ impl Session {
                     let millis = self.local.config.limits.hello_timeout_ms;
                     Some(close(1008, format!("nobody logged in within {millis} ms (limit hello_timeout_ms)")))
                 }
-                _ = ping.tick() => self.ping().await,
+                _ = ping.tick() => self.wire.ping().await,
             };
             if let Some(end) = ended {
                 return end;
@@ -146,36 +140,9 @@ impl Session {
         }
     }
 
-    async fn ping(&mut self) -> Option<End> {
-        let limits = &self.local.config.limits;
-        let (millis, missed) = (limits.ping_interval_ms, limits.missed_pings_max);
-        // Half an interval more than the pings take, so that a ping that has just been sent is not missed.
-        let silence = Duration::from_millis(millis.saturating_mul(missed).saturating_add(millis / 2));
-        if self.socket.silence() > silence {
-            let reason = format!(
-                "{missed} pings, one each {millis} ms, were not answered (limits missed_pings_max, ping_interval_ms)"
-            );
-            return Some(close(1001, reason));
-        }
-        self.within(async |socket| socket.ping().await).await.err()
-    }
-
-    /// Returns when anything last came from the client.
-    fn heard(&self) -> Tick {
-        let silent = u64::try_from(self.socket.silence().as_micros()).unwrap_or(u64::MAX);
-        Tick(self.local.gateway.clock.now().0.saturating_sub(silent))
-    }
-
     fn read(&mut self, message: Result<Message, End>) -> Option<End> {
-        let frame = match message {
-            Ok(Message::Text(text)) => Bytes::from(text),
-            Ok(message) => {
-                let bytes = message.into_data();
-                if std::str::from_utf8(&bytes).is_err() {
-                    return Some(close(1007, "a binary frame must hold JSON text in UTF-8"));
-                }
-                bytes
-            }
+        let frame = match message.and_then(frame_of) {
+            Ok(frame) => frame,
             Err(end) => return Some(end),
         };
         let warn = self.local.config.limits.message_bytes_warn;
@@ -185,9 +152,7 @@ impl Session {
             tracing::warn!(%remote, bytes, "a large message: more than {warn} bytes (limit message_bytes_warn); further ones of this connection are not noted");
         }
         let crowded = self.frame(&frame);
-        self.crowded = crowded
-            .filter(|crowded| !Arc::ptr_eq(crowded, &self.outbox))
-            .map(|crowded| (crowded, Instant::now() + RELIEF));
+        self.wire.wait_for(crowded);
         None
     }
 
@@ -328,9 +293,9 @@ impl Session {
         if let Err(end) = self.write_items(&mut items).await {
             return Some(self.outbox.closed().map_or(end, End::Close));
         }
-        if self.outbox.again() && self.crowded.is_none() {
+        if self.outbox.again() && self.wire.waits_for().is_none() {
             // A client that is sent more than it can take is still heard.
-            return self.socket.read().now_or_never().and_then(|message| self.read(message));
+            return self.wire.socket.read().now_or_never().and_then(|message| self.read(message));
         }
         None
     }
@@ -344,7 +309,7 @@ impl Session {
                         && let Some(at) = self.settles_at.take()
                         && at > Instant::now()
                     {
-                        self.flush().await?;
+                        self.wire.flush().await?;
                         tokio::time::sleep_until(at).await;
                     }
                     let frame = self.connection.encode(session, &event);
@@ -354,76 +319,27 @@ impl Session {
                     }
                     (frame, is_acknowledgement(&event))
                 }
-                Item::Frame(frame) => (frame, false),
+                Item::Frame(frame) | Item::Data(frame) => (frame, false),
                 // Neither is ever among what is taken.
                 Item::Mark(..) => continue,
                 Item::Close(with) => return Err(End::Close(with)),
             };
-            // Assembled from parts that are JSON text each.
-            let Ok(text) = Utf8Bytes::try_from(frame) else {
-                tracing::error!("a frame that is not text was not sent");
-                continue;
-            };
-            self.within(async |socket| socket.feed(Message::Text(text)).await).await?;
+            self.wire.feed(frame).await?;
             fed += 1;
             if settle {
                 self.settles_at = Some(Instant::now() + SETTLE);
             }
             if fed % FRAMES_PER_FLUSH == 0 {
-                self.flush().await?;
+                self.wire.flush().await?;
             }
         }
-        self.flush().await
-    }
-
-    async fn flush(&mut self) -> Result<(), End> {
-        self.within(async |socket| socket.flush().await).await
-    }
-
-    /// Writes, but not for ever: a client that does not read is closed by its outbox or by the deadline.
-    async fn within(
-        &mut self,
-        write: impl AsyncFnOnce(&mut WebSocket) -> Result<(), Error>,
-    ) -> Result<(), End> {
-        let outbox = self.outbox.clone();
-        let deadline = Duration::from_millis(self.local.config.limits.write_deadline_ms);
-        let write = write(&mut self.socket);
-        tokio::pin!(write);
-        // Most writes are done at once, without a timer.
-        let result = match futures_util::poll!(&mut write) {
-            std::task::Poll::Ready(result) => return result.map_err(|_| End::Gone),
-            std::task::Poll::Pending => {
-                let deadline = tokio::time::sleep(deadline);
-                tokio::pin!(deadline);
-                loop {
-                    tokio::select! {
-                        result = &mut write => break result,
-                        () = &mut deadline => return Err(End::Close(outbox.too_slow())),
-                        () = outbox.changed() => {
-                            if let Some(with) = outbox.closed() {
-                                return Err(End::Close(with));
-                            }
-                        }
-                    }
-                }
-            }
-        };
-        // Whatever woke the outbox meanwhile is looked at again.
-        outbox.again();
-        result.map_err(|_| End::Gone)
+        self.wire.flush().await
     }
 }
 
 /// Returns whether an event tells of somebody else's change that a client applies to a copy of its own.
 const fn is_change(event: &Event) -> bool {
     matches!(event, Event::ContextUpdated { .. } | Event::BusEvent { .. } | Event::StreamData { .. })
-}
-
-/// Waits for another client to read; see [`Outbox::relieved`].
-async fn relieved(crowded: Option<&(Arc<Outbox>, Instant)>) {
-    if let Some((outbox, until)) = crowded {
-        outbox.relieved(*until).await;
-    }
 }
 
 impl Local {
@@ -457,6 +373,8 @@ impl Local {
     /// Refuses new connections and closes the open ones.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.gateway.close_all(&CloseWith { code: 1012, reason: "the node is shutting down".into() });
+        let with = CloseWith { code: 1012, reason: "the node is shutting down".into() };
+        self.fdc3.close_all(&with);
+        self.gateway.close_all(&with);
     }
 }

@@ -1,0 +1,184 @@
+//! The launcher pages: what they are told, and what they ask for.
+//!
+//! A launcher is a page of this node in somebody's browser, the only thing that can open the windows of
+//! web apps. It says what it wants, and is told what there is, in JSON; see `desktop.js`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use fdc3_agent::Agent;
+use mesh_model::Json;
+use proto_dacp::{Object, array};
+
+use super::service::Desktop;
+use crate::local::websocket::CloseWith;
+use crate::outbox::{Item, Outbox};
+
+/// The launchers that are open, the latest last.
+#[derive(Debug, Default)]
+pub(crate) struct Launchers {
+    open: Mutex<Vec<(u64, Arc<Outbox>)>>,
+    next: AtomicU64,
+}
+
+impl Launchers {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Outbox>)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, outbox: &Arc<Outbox>) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().push((id, outbox.clone()));
+        id
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        self.lock().retain(|(other, _)| *other != id);
+    }
+
+    /// Has the window of a web app opened by the latest launcher. Returns whether there is one.
+    pub(crate) fn open(&self, instance: &str, secret: &str, url: &str) -> bool {
+        let message = Object::new()
+            .text("type", "open")
+            .text("instanceId", instance)
+            .text("url", url)
+            .text("launchKey", secret)
+            .end();
+        let open = self.lock();
+        if open.is_empty() {
+            tracing::warn!(url, "a web app was not started: no launcher page is open (/fdc3/desktop)");
+        }
+        open.last().map(|(_, outbox)| outbox.push(Item::Frame(message.as_bytes().clone()))).is_some()
+    }
+
+    pub(crate) fn close_window(&self, instance: &str) {
+        let message = Object::new().text("type", "close").text("instanceId", instance).end();
+        self.tell(message.as_bytes());
+    }
+
+    pub(crate) fn close(&self, with: &CloseWith) {
+        for (_, outbox) in &*self.lock() {
+            outbox.push(Item::Close(with.clone()));
+        }
+    }
+
+    fn tell(&self, frame: &Bytes) {
+        for (_, outbox) in &*self.lock() {
+            outbox.push(Item::Frame(frame.clone()));
+        }
+    }
+
+    /// Tells all launchers what there is.
+    pub(crate) fn show(&self, agent: &Agent) {
+        if !self.lock().is_empty() {
+            self.tell(&apps(agent));
+            self.tell(&instances(agent));
+        }
+    }
+}
+
+/// Writes what a launcher is told of the apps.
+pub(crate) fn apps(agent: &Agent) -> Bytes {
+    let apps: Vec<Json> = agent
+        .apps()
+        .into_iter()
+        .map(|app| {
+            let text = |name: &str| app.metadata.member(name);
+            let icon =
+                app.metadata.member("icons").and_then(|icons| icons.elements()?.first()?.member("src"));
+            Object::new()
+                .text("appId", &app.app_id)
+                .json("title", &text("title").unwrap_or_else(|| Json::string(&app.app_id)))
+                .some("description", text("description").as_ref())
+                .some("icon", icon.as_ref())
+                .text("node", &app.node)
+                .end()
+        })
+        .collect();
+    let message = Object::new().text("type", "apps").text("node", agent.node()).json("apps", &array(&apps));
+    let channels: Vec<Json> = agent.channels().iter().map(shown_channel).collect();
+    let message = message.json("channels", &array(&channels)).end();
+    message.as_bytes().clone()
+}
+
+fn shown_channel(channel: &Json) -> Json {
+    let display = channel.member("displayMetadata").unwrap_or_else(|| Json::from_static("{}"));
+    Object::new()
+        .some("id", channel.member("id").as_ref())
+        .some("name", display.member("name").or_else(|| channel.member("id")).as_ref())
+        .some("color", display.member("color").as_ref())
+        .end()
+}
+
+/// Writes what a launcher is told of the running apps.
+pub(crate) fn instances(agent: &Agent) -> Bytes {
+    let instances: Vec<Json> = agent
+        .instances()
+        .into_iter()
+        .map(|running| {
+            let channel = running.channel.as_ref().map(shown_channel);
+            let title = running.metadata.member("title").unwrap_or_else(|| Json::string(&running.app_id));
+            Object::new()
+                .text("appId", &running.app_id)
+                .json("title", &title)
+                .text("instanceId", &running.instance)
+                .text("node", agent.node())
+                .or_null("channel", channel.as_ref())
+                .text("state", if running.connected { "connected" } else { "starting" })
+                .end()
+        })
+        .collect();
+    Object::new().text("type", "instances").json("instances", &array(&instances)).end().as_bytes().clone()
+}
+
+impl Desktop {
+    /// Does what a launcher asks for. Returns what to answer.
+    pub(crate) fn launcher_asks(&self, frame: &Bytes) -> Option<Bytes> {
+        let problem = |message: &str| {
+            let answer = Object::new().text("type", "error").text("message", message).end();
+            Some(answer.as_bytes().clone())
+        };
+        let Ok(asked) = Json::parse(frame.clone()) else { return problem("that is not JSON") };
+        let text = |name: &str| asked.member(name).and_then(|value| value.as_text());
+        let now = self.now();
+        let instance = text("instanceId").unwrap_or_default().detached();
+        match text("type").as_deref() {
+            Some("launch") => {
+                let app = text("appId").unwrap_or_default();
+                let node = text("node");
+                let launched = self.with(|agent| agent.launch(&app, node.as_deref(), now)).0;
+                match launched {
+                    Ok(()) => None,
+                    Err(fault) => problem(&format!("`{app}` cannot be started: {}", fault.word())),
+                }
+            }
+            Some("closed") => {
+                self.with(|agent| agent.window_closed(&instance, now));
+                None
+            }
+            Some("blocked") => {
+                let url = text("url").unwrap_or_default();
+                tracing::warn!(%url, "the browser did not let the launcher open a window: allow pop-ups for it");
+                self.with(|agent| agent.launched(&instance, false, now));
+                None
+            }
+            Some("join") => {
+                let channel = text("channelId").map(|id| id.detached());
+                match self.with(|agent| agent.move_to(&instance, channel.as_ref(), now)).0 {
+                    true => None,
+                    false => problem("there is no such app or user channel"),
+                }
+            }
+            other => problem(&format!("unknown message `{}`", other.unwrap_or_default())),
+        }
+    }
+
+    /// Tells a launcher that has just come what there is.
+    pub(crate) fn greet(&self, outbox: &Outbox) {
+        self.with(|agent| {
+            outbox.push(Item::Frame(apps(agent)));
+            outbox.push(Item::Frame(instances(agent)));
+        });
+    }
+}

@@ -1,0 +1,340 @@
+//! The desktop agents of this node, one per user, and the loop around each.
+//!
+//! As with the node itself, whoever has an input takes the lock, hands it over and carries out what the
+//! agent says, which may be a command for the node; and then what the node says to the agent's own
+//! sessions, until there is no more. So a broadcast has been delivered here when its sender goes on.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use fdc3_agent::{Agent, ConnectionId, Limits, Output, Settings, Time};
+use fdc3_directory::{Details, Directory, Record};
+use mesh_core::Input;
+use mesh_model::{SessionId, Text};
+use tokio::sync::{Notify, watch};
+
+use super::launch::{Credentials, launch};
+use super::launcher::Launchers;
+use crate::config::{Config, LimitsConfig};
+use crate::gateway::Gateway;
+use crate::local::websocket::CloseWith;
+use crate::outbox::{Item, Outbox, Taken};
+
+/// All desktop agents of the node.
+pub(crate) struct Fdc3 {
+    gateway: Arc<Gateway>,
+    config: Config,
+    /// Where applications connect.
+    address: SocketAddr,
+    directory: OnceLock<watch::Receiver<Arc<Directory>>>,
+    desktops: Mutex<BTreeMap<Text, Arc<Desktop>>>,
+    next_connection: AtomicU64,
+}
+
+/// The desktop agent of one user, while it runs.
+pub(crate) struct Desktop {
+    user: Text,
+    gateway: Arc<Gateway>,
+    agent: Mutex<Agent>,
+    /// What the node says to the sessions of the agent.
+    outbox: Arc<Outbox>,
+    connections: DashMap<ConnectionId, Arc<Outbox>>,
+    pub(crate) launchers: Launchers,
+    /// Where native apps connect.
+    websocket_url: String,
+    /// When the agent's next timer is due; its task is woken when that is sooner than it knew.
+    timer_at: AtomicU64,
+    timer_wake: Notify,
+    itself: Weak<Self>,
+}
+
+impl Fdc3 {
+    pub(crate) fn new(gateway: Arc<Gateway>, config: &Config, address: SocketAddr) -> Self {
+        Self {
+            gateway,
+            config: config.clone(),
+            address,
+            directory: OnceLock::new(),
+            desktops: Mutex::default(),
+            next_connection: AtomicU64::new(1),
+        }
+    }
+
+    /// Takes the directories. If they hold anything, the agent starts now, so that other nodes know of it;
+    /// else with the first app.
+    pub(crate) fn set_directory(&self, directory: watch::Receiver<Arc<Directory>>) {
+        let is_empty = directory.borrow().iter().len() == 0;
+        let _ = self.directory.set(directory);
+        if !is_empty || !self.config.fdc3.directories.is_empty() {
+            self.desktop(None);
+        }
+    }
+
+    /// Returns the agent of a user, by default of the one to whom FDC3 apps belong; it is started if it does
+    /// not run.
+    pub(crate) fn desktop(&self, user: Option<&str>) -> Option<Arc<Desktop>> {
+        let user =
+            user.or(self.config.fdc3.user.as_deref()).unwrap_or_else(|| self.gateway.identity().owner());
+        let user = Text::from(user);
+        let mut desktops = self.desktops.lock().unwrap_or_else(PoisonError::into_inner);
+        desktops.retain(|_, desktop| desktop.outbox.closed().is_none());
+        if let Some(desktop) = desktops.get(&user) {
+            return Some(desktop.clone());
+        }
+        let desktop = self.start(user.clone())?;
+        desktops.insert(user, desktop.clone());
+        Some(desktop)
+    }
+
+    fn start(&self, user: Text) -> Option<Arc<Desktop>> {
+        let directory = self.directory.get().cloned();
+        let now = directory.as_ref().map(|directory| directory.borrow().clone()).unwrap_or_default();
+        let mut secret = [0; 32];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret).ok()?;
+        let settings = Settings {
+            node: Text::from(self.config.name.as_str()),
+            user: user.clone(),
+            version: Text::from_static(env!("CARGO_PKG_VERSION")),
+            secret,
+            json: self.config.limits.json(),
+            limits: Limits::default(),
+        };
+        // What is said to the agent is taken at once; nothing of it may be made one or be dropped.
+        let max = self.config.limits.session_outbox_bytes_max;
+        let outbox = Arc::new(Outbox::new(&LimitsConfig {
+            outbox_control_bytes_max: max,
+            outbox_calls_bytes_max: max,
+            outbox_context_conflate_bytes: max,
+            outbox_context_bytes_max: max,
+            outbox_stream_bytes_max: max,
+            ..self.config.limits.clone()
+        }));
+        let session = self.gateway.open_session(&outbox);
+        let agent = Agent::new(settings, session, now, time(&self.gateway));
+        let desktop = Arc::new_cyclic(|itself| Desktop {
+            user,
+            gateway: self.gateway.clone(),
+            agent: Mutex::new(agent),
+            outbox,
+            connections: DashMap::new(),
+            launchers: Launchers::default(),
+            websocket_url: format!("ws://{}/fdc3", self.address),
+            timer_at: AtomicU64::new(u64::MAX),
+            timer_wake: Notify::new(),
+            itself: itself.clone(),
+        });
+        desktop.with(|_| ());
+        tokio::spawn(desktop.clone().run(session, directory));
+        Some(desktop)
+    }
+
+    /// Returns a number for a connection.
+    pub(crate) fn connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Returns the origins of the apps in the directory: their pages may embed the adaptor.
+    pub(crate) fn app_origins(&self) -> Vec<String> {
+        let Some(directory) = self.directory.get() else { return Vec::new() };
+        let directory = directory.borrow().clone();
+        let mut origins: Vec<String> = directory
+            .iter()
+            .filter_map(|record| match &record.details {
+                Details::Web { url } => Some(url.origin()),
+                _ => None,
+            })
+            .collect();
+        origins.sort();
+        origins.dedup();
+        origins
+    }
+
+    /// Tells all connections to close.
+    pub(crate) fn close_all(&self, with: &CloseWith) {
+        let desktops = self.desktops.lock().unwrap_or_else(PoisonError::into_inner);
+        for desktop in desktops.values() {
+            for outbox in &desktop.connections {
+                outbox.push(Item::Close(with.clone()));
+            }
+            desktop.launchers.close(with);
+        }
+    }
+}
+
+fn time(gateway: &Gateway) -> Time {
+    Time { ms: gateway.clock.now().0 / 1000, wall_ms: gateway.clock.wall_ms() }
+}
+
+impl Desktop {
+    /// Does something with the agent, and carries out what it says, and what the node says to that.
+    ///
+    /// Returns also an outbox that this has filled by more than half; see [`Gateway::input`].
+    pub(crate) fn with<T>(&self, what: impl FnOnce(&mut Agent) -> T) -> (T, Option<Arc<Outbox>>) {
+        let mut agent = self.lock();
+        let result = what(&mut agent);
+        let mut crowded = None;
+        let mut changed = false;
+        loop {
+            self.carry_out(&mut agent, &mut crowded, &mut changed);
+            let Taken::Items(items) = self.outbox.take() else { break };
+            for item in items {
+                if let Item::Event(session, event) = item {
+                    agent.event(session, event, time(&self.gateway));
+                }
+            }
+        }
+        if changed {
+            self.launchers.show(&agent);
+        }
+        let next = agent.poll_timeout().unwrap_or(u64::MAX);
+        if next < self.timer_at.swap(next, Ordering::Relaxed) {
+            self.timer_wake.notify_one();
+        }
+        (result, crowded)
+    }
+
+    /// Returns the time as agents know it.
+    pub(crate) fn now(&self) -> Time {
+        time(&self.gateway)
+    }
+
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Makes a session for an app, whose events the agent gets.
+    pub(crate) fn open_session(&self) -> SessionId {
+        self.gateway.open_session(&self.outbox)
+    }
+
+    pub(crate) fn add_connection(&self, connection: ConnectionId, outbox: &Arc<Outbox>) {
+        self.connections.insert(connection, outbox.clone());
+    }
+
+    pub(crate) fn remove_connection(&self, connection: ConnectionId) {
+        self.connections.remove(&connection);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Agent> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes on what comes by itself: from the node, from the clock, and of the directory.
+    async fn run(
+        self: Arc<Self>,
+        session: SessionId,
+        mut directory: Option<watch::Receiver<Arc<Directory>>>,
+    ) {
+        loop {
+            let wait = self.timer_at.load(Ordering::Relaxed).saturating_sub(self.now().ms);
+            tokio::select! {
+                () = self.outbox.changed() => {
+                    self.with(|_| ());
+                }
+                () = self.timer_wake.notified() => continue,
+                () = tokio::time::sleep(Duration::from_millis(wait.min(60_000))) => {
+                    let now = self.now();
+                    self.with(|agent| agent.handle_timeout(now));
+                }
+                directory = changed(directory.as_mut()) => {
+                    let now = self.now();
+                    self.with(|agent| agent.set_directory(directory, now));
+                }
+            }
+            if let Some(with) = self.outbox.closed() {
+                // The node shuts down, or this agent was too slow, which it must not be.
+                tracing::info!(user = %self.user, reason = %with.reason, "desktop agent ended");
+                let open: Vec<ConnectionId> = self.connections.iter().map(|entry| *entry.key()).collect();
+                for connection in open {
+                    if let Some((_, outbox)) = self.connections.remove(&connection) {
+                        outbox.push(Item::Close(with.clone()));
+                    }
+                    let now = self.now();
+                    self.with(|agent| agent.disconnected(connection, now));
+                }
+                self.gateway.close_session(session, None);
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&self, agent: &mut Agent, crowded: &mut Option<Arc<Outbox>>, changed: &mut bool) {
+        while let Some(output) = agent.poll_output() {
+            match output {
+                Output::Frame(connection, frame) => self.push(connection, Item::Frame(frame)),
+                Output::Data(connection, frame) => {
+                    let Some(outbox) = self.connections.get(&connection) else { continue };
+                    if outbox.push(Item::Data(frame)).crowded && crowded.is_none() {
+                        *crowded = Some(outbox.clone());
+                    }
+                }
+                Output::Close(connection, reason) => {
+                    self.push(connection, Item::Close(CloseWith { code: 1000, reason }));
+                    self.connections.remove(&connection);
+                }
+                Output::Command(session, command) => {
+                    let full = self.gateway.input(Input::Session { session, command });
+                    // Its own is emptied right here.
+                    if let Some(full) = full.filter(|full| !Arc::ptr_eq(full, &self.outbox)) {
+                        crowded.get_or_insert(full);
+                    }
+                }
+                Output::CloseSession(session) => self.gateway.close_session(session, None),
+                Output::Launch { instance, secret, record } => {
+                    if !self.start_app(&instance, &secret, &record) {
+                        let now = self.now();
+                        agent.launched(&instance, false, now);
+                    }
+                }
+                Output::CloseWindow(instance) => self.launchers.close_window(&instance),
+                Output::Changed => *changed = true,
+            }
+        }
+    }
+
+    fn push(&self, connection: ConnectionId, item: Item) {
+        if let Some(outbox) = self.connections.get(&connection) {
+            outbox.push(item);
+        }
+    }
+
+    /// Starts an app, and returns whether that is under way.
+    fn start_app(&self, instance: &Text, secret: &Text, record: &Record) -> bool {
+        match &record.details {
+            Details::Web { url } => self.launchers.open(instance, secret, url.as_str()),
+            _ => {
+                let credentials = Credentials {
+                    websocket_url: self.websocket_url.clone(),
+                    instance_id: instance.to_string(),
+                    instance_uuid: secret.to_string(),
+                    shared_secret: secret.to_string(),
+                };
+                let (desktop, of) = (self.itself.clone(), instance.clone());
+                let started = launch(record, &credentials, move |_| {
+                    if let Some(desktop) = desktop.upgrade() {
+                        let now = desktop.now();
+                        desktop.with(|agent| agent.launched(&of, false, now));
+                    }
+                });
+                if let Err(error) = &started {
+                    let problem = crate::output::chain(error);
+                    tracing::warn!(app = %record.app_id, %problem, "an app was not started");
+                }
+                started.is_ok()
+            }
+        }
+    }
+}
+
+async fn changed(directory: Option<&mut watch::Receiver<Arc<Directory>>>) -> Arc<Directory> {
+    if let Some(directory) = directory
+        && directory.changed().await.is_ok()
+    {
+        return directory.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
