@@ -55,6 +55,10 @@ export async function connect(lib, url, identity, { choose, exchangeMs = 5000, l
   const connectables = channels.connect ? [heartbeat, channels, resolver] : [heartbeat, resolver];
   const agent = new proxy.DesktopAgentProxy(heartbeat, channels, intents, apps, connectables);
   await agent.connect();
+  // As `getAgent()` does for the channel selector. Without it, 2.2.3 first asks for the channels when it is moved,
+  // and drops what arrives before the answer.
+  await agent.getCurrentChannel();
+  await agent.getUserChannels();
   return { agent, id, socket, messaging, proxy, kill: () => socket.kill() };
 }
 

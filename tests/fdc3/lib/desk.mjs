@@ -1,6 +1,7 @@
 // The launcher page's control connection, without the page.
 
 import { connect, connectRaw } from './client.mjs';
+import { urlOf } from './directory.mjs';
 import { Socket } from './socket.mjs';
 
 export class Desk {
@@ -33,14 +34,14 @@ export class Desk {
 
   /** Somebody has clicked an app: resolves with the node's order to open its window. */
   launch(appId) {
-    const order = this.order(appId);
+    const order = this.order(urlOf(appId));
     this.socket.post({ type: 'launch', appId, node: this.node });
     return order;
   }
 
-  /** Resolves with the next order to open a window. */
-  async order(urlPart) {
-    return this.socket.next(({ type, url }) => type === 'open' && url.includes(urlPart));
+  /** Resolves with the next order to open a window for a URL. */
+  order(wanted) {
+    return this.socket.next(({ type, url }) => type === 'open' && url === wanted);
   }
 
   join(instanceId, channelId) {
@@ -63,5 +64,6 @@ export class Desk {
 
   close() {
     this.socket.close();
+    return this.socket.closed;
   }
 }

@@ -17,7 +17,7 @@ function web(appId, path, more = {}) {
 }
 
 function program(appId, path, words, more = {}) {
-  return { appId, title: `Test ${appId}`, type: 'native', details: { path, arguments: words.join(' ') }, ...more };
+  return { appId, title: `Test ${appId}`, type: 'native', details: { path, arguments: words.map((word) => `"${word}"`).join(' ') }, ...more };
 }
 
 const started = (role) => [native, role];

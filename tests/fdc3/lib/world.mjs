@@ -51,6 +51,7 @@ export class World {
   /** A launcher of the node's own user. */
   async desk(place) {
     const desk = await Desk.open(this.url(place, ''));
+    // The next check must not find it still there.
     this.keep(() => desk.close());
     return desk;
   }

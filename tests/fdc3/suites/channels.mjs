@@ -246,24 +246,32 @@ export default [
 
   check('21', 'an app that is moved by its user gets what is on the channel, once', { alone: true }, async (world) => {
     const desk = await world.desk('b');
-    const [one, two] = [await world.connect('a', 'test-one', { user: '' }), await world.connect('b', 'test-two', { user: '' })];
+    const id = 'fdc3.channel.7';
+    const one = await world.connect('a', 'test-one', { user: '' });
+    // In an app of its own, since the library shows an event to all of an app's listeners.
+    const [typed, untyped] = [await world.connect('b', 'test-two', { user: '' }), await world.connect('b', 'test-three', { user: '' })];
     const [older, newest] = [{ type: world.unique('x.older'), n: 1 }, { type: world.unique('x.newest'), n: 2 }];
-    await one.agent.joinUserChannel('fdc3.channel.7');
+    await one.agent.joinUserChannel(id);
     await one.agent.broadcast(older);
     await one.agent.broadcast(newest);
-    await readable(world, await userChannel(two.agent, 'fdc3.channel.7'), newest);
-    const seen = [await hears(two.agent, older.type), await hears(two.agent)];
-    await world.until(() => desk.instances().some(({ instanceId }) => instanceId === two.id.instanceId), 5000, 'the launcher told of the app');
-    desk.join(two.id.instanceId, 'fdc3.channel.7');
-    await world.until(() => seen[0].length && seen[1].length, 5000, 'the contexts of the channel delivered');
+    await readable(world, await userChannel(typed.agent, id), newest);
+    const seen = [await hears(typed.agent, older.type), await hears(untyped.agent)];
+    const listed = ({ id: { instanceId } }) => desk.instances().find((instance) => instance.instanceId === instanceId);
+    for (const app of [typed, untyped]) {
+      await world.until(() => listed(app), 5000, 'the launcher told of the app');
+      desk.join(app.id.instanceId, id);
+    }
+    await world.until(() => seen.every(({ length }) => length), 5000, 'the contexts of the channel delivered');
     await aWhile();
     assert.deepEqual(seen, [[older], [newest]]);
-    assert.equal((await two.agent.getCurrentChannel()).id, 'fdc3.channel.7');
-    await world.until(() => desk.instances().find(({ instanceId }) => instanceId === two.id.instanceId)?.channel?.id === 'fdc3.channel.7', 5000, 'the launcher told of the channel');
+    for (const app of [typed, untyped]) {
+      assert.equal((await app.agent.getCurrentChannel()).id, id);
+      await world.until(() => listed(app)?.channel?.id === id, 5000, 'the launcher told of the channel');
+    }
     await one.agent.broadcast({ ...older, n: 3 });
-    await world.until(() => seen[0].length === 2, 5000, 'a broadcast on the new channel');
-    desk.join(two.id.instanceId, null);
-    await world.until(async () => (await two.agent.getCurrentChannel()) === null, 5000, 'the app on no channel');
+    await world.until(() => seen.every(({ length }) => length === 2), 5000, 'a broadcast on the new channel');
+    desk.join(typed.id.instanceId, null);
+    await world.until(async () => (await typed.agent.getCurrentChannel()) === null, 5000, 'the app on no channel');
   }),
 
   check('21', 'an app of 2.2.3 that is moved is pushed the contexts, the newest last', { raw: true, alone: true }, async (world) => {

@@ -1,0 +1,33 @@
+// A native app of the test directory: a node starts it, and tells it by its environment how to connect.
+//
+//   node native.mjs quote    reports the contexts that it hears, and answers NativePrice
+//   node native.mjs silent   connects and never listens
+//
+// It says what it has heard on the app channel `test-native-reports`, and ends when somebody broadcasts
+// `x.end` with its instance id there, when its connection ends, or after a minute.
+
+import { connect } from './lib/client.mjs';
+import { sleep } from '../clients/lib/wait.mjs';
+
+const { FDC3_WEBSOCKET_URL: url, FDC3_SHARED_SECRET: sharedSecret } = process.env;
+if (!url || !sharedSecret) {
+  console.error('FDC3_WEBSOCKET_URL and FDC3_SHARED_SECRET are not set: this is for a node to start');
+  process.exit(1);
+}
+
+const { agent, id, socket } = await connect('old', url, { sharedSecret });
+socket.closed.then(() => process.exit());
+setTimeout(() => process.exit(), 60_000);
+
+const reports = await agent.getOrCreateChannel('test-native-reports');
+await reports.addContextListener('x.end', ({ instanceId }) => instanceId === id.instanceId && process.exit());
+if (process.argv[2] === 'quote') {
+  const heard = [];
+  await agent.addContextListener(null, (context) => heard.push(context));
+  await agent.addIntentListener('NativePrice', async ({ q }) => ({ type: 'x.price', value: q * 2, pid: process.pid }));
+  // Again and again, since nobody knows when the other node has heard of a listener there.
+  for (;;) {
+    await reports.broadcast({ type: 'x.report', instanceId: id.instanceId, heard, pid: process.pid });
+    await sleep(100);
+  }
+}
