@@ -237,9 +237,7 @@ impl Local {
                 let reason = "only the launcher page of this node, /fdc3/desktop, may connect here";
                 Err((StatusCode::FORBIDDEN, reason))
             }
-            path if path.starts_with("/fdc3/") => {
-                Err((StatusCode::NOT_FOUND, "FDC3 apps connect to /fdc3"))
-            }
+            path if path.starts_with("/fdc3/") => Err((StatusCode::NOT_FOUND, "FDC3 apps connect to /fdc3")),
             _ => Ok(Purpose::Gw3),
         }
     }

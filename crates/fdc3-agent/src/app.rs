@@ -150,7 +150,7 @@ impl Agent {
             return Ok(instance.clone());
         }
         if let Some(instance) = launched
-            && self.apps.get(&instance).is_some_and(|app| app.state == State::Starting && is_free(app))
+            && self.apps.get(&instance).is_some_and(is_free)
         {
             return Ok(instance);
         }

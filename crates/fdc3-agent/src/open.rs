@@ -92,8 +92,15 @@ impl Agent {
         if let Some(record) = exact {
             return Ok(Place::Here(record.app_id.clone()));
         }
-        if let Some(place) = app.app_id.rsplit_once('@').and_then(|(_, node)| there(node)) {
-            return Ok(place);
+        if let Some((_, host)) = app.app_id.rsplit_once('@') {
+            match there(host) {
+                Some(place) => return Ok(place),
+                None if self.peers.known_nodes.contains(host.as_bytes()) => {
+                    return Err(Fault::DesktopAgentNotFound);
+                }
+                // The host of a directory, most likely.
+                None => {}
+            }
         }
         if let Some(record) = self.record(&app.app_id) {
             return Ok(Place::Here(record.app_id.clone()));

@@ -14,7 +14,7 @@
 //! Of batches one at a time is under way to each desk: so their operations keep their order, and what
 //! waits is bounded. A desk's apps are in a shared context of its own, [`DIRECTORY`] and its instance id.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fdc3_directory::Record;
@@ -31,6 +31,8 @@ use crate::{Agent, Asker, Output, Pending, Timer};
 pub(crate) const METHOD: &str = "deskmesh.fdc3";
 /// The shared contexts with the apps of a desk begin so.
 const DIRECTORY: &str = "___fdc3___.apps.";
+/// Names of nodes that are remembered.
+const NODES_MAX: usize = 1_024;
 /// Operations in one batch.
 const BATCH_MAX: usize = 256;
 /// Operations that wait for a desk from which on who causes one waits for it.
@@ -41,6 +43,8 @@ const BUSY: usize = 512;
 pub(crate) struct Peers {
     pub(crate) desks: BTreeMap<Text, Peer>,
     pub(crate) servers: BTreeMap<Text, Server>,
+    /// The names of nodes that there have been: an app at one of them is not to be looked for elsewhere.
+    pub(crate) known_nodes: BTreeSet<Text>,
     /// Directories by the name of their shared context, and its id.
     directories: BTreeMap<Text, Vec<Arc<Record>>>,
     directory_contexts: BTreeMap<Text, Text>,
@@ -228,6 +232,9 @@ impl Agent {
         let node = fdc3.as_ref().and_then(|fdc3| text(fdc3, "node"));
         if fdc3.as_ref().is_some_and(|fdc3| fdc3.member("desk").is_some()) {
             if !local && let Some(node) = node {
+                if self.peers.known_nodes.len() < NODES_MAX {
+                    self.peers.known_nodes.insert(node.clone());
+                }
                 self.peers.desks.insert(instance, Peer { node, ..Peer::default() });
                 self.outputs.push_back(Output::Changed);
             }

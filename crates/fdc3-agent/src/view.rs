@@ -1,5 +1,6 @@
 //! What the launcher shows, and what it can do.
 
+use fdc3_directory::{Details, Record};
 use mesh_model::{Json, Text};
 
 use crate::app::State;
@@ -13,6 +14,8 @@ pub struct AppItem {
     pub app_id: Text,
     /// Its `AppMetadata`.
     pub metadata: Json,
+    /// Its page, if it is a web app.
+    pub url: Option<String>,
     /// The node it would start on.
     pub node: Text,
     /// Whether it is of this node.
@@ -34,6 +37,13 @@ pub struct InstanceItem {
     pub connected: bool,
 }
 
+fn url_of(record: &Record) -> Option<String> {
+    match &record.details {
+        Details::Web { url } => Some(url.as_str().to_owned()),
+        _ => None,
+    }
+}
+
 impl Agent {
     /// Returns the node's name.
     #[must_use]
@@ -47,12 +57,14 @@ impl Agent {
         let own = self.directory.iter().map(|record| AppItem {
             app_id: record.app_id.clone(),
             metadata: record.metadata.clone(),
+            url: url_of(record),
             node: self.settings.node.clone(),
             local: true,
         });
         let others = self.peers.records().map(|(node, record)| AppItem {
             app_id: record.app_id.clone(),
             metadata: record.metadata.clone(),
+            url: url_of(record),
             node: node.clone(),
             local: false,
         });

@@ -92,6 +92,7 @@ pub(crate) fn apps(agent: &Agent) -> Bytes {
                 .json("title", &text("title").unwrap_or_else(|| Json::string(&app.app_id)))
                 .some("description", text("description").as_ref())
                 .some("icon", icon.as_ref())
+                .some_text("url", app.url.as_deref())
                 .text("node", &app.node)
                 .end()
         })

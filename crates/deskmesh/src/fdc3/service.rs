@@ -77,20 +77,20 @@ impl Fdc3 {
     /// Returns the agent of a user, by default of the one to whom FDC3 apps belong; it is started if it does
     /// not run.
     pub(crate) fn desktop(&self, user: Option<&str>) -> Option<Arc<Desktop>> {
-        let user =
-            user.or(self.config.fdc3.user.as_deref()).unwrap_or_else(|| self.gateway.identity().owner());
-        let user = Text::from(user);
+        let usual = self.config.fdc3.user.as_deref().unwrap_or_else(|| self.gateway.identity().owner());
+        let is_usual = user.is_none_or(|user| user == usual);
+        let user = Text::from(user.unwrap_or(usual));
         let mut desktops = self.desktops.lock().unwrap_or_else(PoisonError::into_inner);
         desktops.retain(|_, desktop| desktop.outbox.closed().is_none());
         if let Some(desktop) = desktops.get(&user) {
             return Some(desktop.clone());
         }
-        let desktop = self.start(user.clone())?;
+        let desktop = self.start(user.clone(), is_usual)?;
         desktops.insert(user, desktop.clone());
         Some(desktop)
     }
 
-    fn start(&self, user: Text) -> Option<Arc<Desktop>> {
+    fn start(&self, user: Text, is_usual: bool) -> Option<Arc<Desktop>> {
         let directory = self.directory.get().cloned();
         let now = directory.as_ref().map(|directory| directory.borrow().clone()).unwrap_or_default();
         let mut secret = [0; 32];
@@ -115,6 +115,11 @@ impl Fdc3 {
         }));
         let session = self.gateway.open_session(&outbox);
         let agent = Agent::new(settings, session, now, time(&self.gateway));
+        let mut websocket_url = format!("ws://{}/fdc3", self.address);
+        if !is_usual {
+            let user = percent_encoding::utf8_percent_encode(&user, percent_encoding::NON_ALPHANUMERIC);
+            websocket_url = format!("{websocket_url}?user={user}");
+        }
         let desktop = Arc::new_cyclic(|itself| Desktop {
             user,
             gateway: self.gateway.clone(),
@@ -122,7 +127,7 @@ impl Fdc3 {
             outbox,
             connections: DashMap::new(),
             launchers: Launchers::default(),
-            websocket_url: format!("ws://{}/fdc3", self.address),
+            websocket_url,
             timer_at: AtomicU64::new(u64::MAX),
             timer_wake: Notify::new(),
             itself: itself.clone(),
