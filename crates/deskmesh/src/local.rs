@@ -76,7 +76,7 @@ impl Local {
         let patience = Duration::from_millis(config.limits.authentication_timeout_ms);
         let authenticators = Authenticators::new(&config.authenticators, patience);
         let address = listening.first().copied().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let fdc3 = Fdc3::new(gateway.clone(), &config, address);
+        let fdc3 = Fdc3::new(gateway.clone(), &config, address, tokens.derived("fdc3 instances"));
         Arc::new(Self {
             fdc3,
             gateway,

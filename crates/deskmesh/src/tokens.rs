@@ -61,6 +61,13 @@ impl ClientTokens {
         Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &bytes) })
     }
 
+    /// Returns a key of its own for another purpose, the same after a restart.
+    pub(crate) fn derived(&self, purpose: &str) -> [u8; 32] {
+        let mut key = [0; 32];
+        key.copy_from_slice(hmac::sign(&self.key, purpose.as_bytes()).as_ref());
+        key
+    }
+
     /// Makes a token for a user.
     pub(crate) fn make(&self, purpose: Purpose, user: &str, wall_ms: u64) -> Text {
         let seconds = match purpose {

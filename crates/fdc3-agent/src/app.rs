@@ -145,9 +145,13 @@ impl Agent {
         };
         let is_free = |app: &App| app.app_id == record && app.connection.is_none();
         if let Some((instance, secret)) = claim
-            && self.apps.get(instance).is_some_and(|app| app.secret == *secret && is_free(app))
+            && self.ids.proof(&record, instance) == *secret
         {
-            return Ok(instance.clone());
+            // If it is not known, an earlier life of the node knew it; if it is not free, its window was copied.
+            let known = self.apps.get(instance).map(is_free);
+            if known.unwrap_or_else(|| self.reserve_as(&record, instance.clone())) {
+                return Ok(instance.clone());
+            }
         }
         if let Some(instance) = launched
             && self.apps.get(&instance).is_some_and(is_free)
@@ -164,13 +168,17 @@ impl Agent {
 
     /// Makes an instance that has yet to connect.
     pub(crate) fn reserve(&mut self, app_id: Text) -> Option<Text> {
+        let instance = self.ids.uuid();
+        self.reserve_as(&app_id, instance.clone()).then_some(instance)
+    }
+
+    fn reserve_as(&mut self, app_id: &Text, instance: Text) -> bool {
         if self.apps.len() >= self.settings.limits.apps_max {
-            return None;
+            return false;
         }
-        let (instance, secret) = (self.ids.uuid(), self.ids.uuid());
         let app = App {
-            app_id,
-            secret,
+            app_id: app_id.clone(),
+            secret: self.ids.proof(app_id, &instance),
             state: State::Starting,
             connection: None,
             session: None,
@@ -183,8 +191,8 @@ impl Agent {
             methods: BTreeMap::new(),
             listened: false,
         };
-        self.apps.insert(instance.clone(), app);
-        Some(instance)
+        self.apps.insert(instance, app);
+        true
     }
 
     fn attach(&mut self, instance: &Text, connection: ConnectionId, session: SessionId, hello: &Hello) {

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mesh_model::{Command, Json, Lifetime, Permissions, Text};
+use mesh_model::json::{Edit, edited};
+use mesh_model::{Command, Json, Key, Lifetime, Permissions, Text};
 use proto_dacp::{Fault, Object, Request, iso_time};
 
 use crate::document::{self, Cast, Document, Slot};
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     document: Document,
     /// The broadcasts that have been told, the latest last.
     seen: VecDeque<Text>,
+    /// Types whose context an io.Connect app on another node has changed, and that have not been told yet.
+    untold: BTreeSet<Text>,
     /// Requests that wait for the subscription.
     waiting: Vec<(Asker, Request)>,
 }
@@ -336,6 +339,7 @@ impl Agent {
     }
 
     fn slot_changed(&mut self, id: &Text, kind: &Text, before: &Document, updater: &Text) {
+        let told_elsewhere = self.is_told_elsewhere(updater);
         let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) else { return };
         let former = before.slot(Some(kind));
         let Some(slot) = shared.document.slot(Some(kind)) else {
@@ -352,27 +356,51 @@ impl Agent {
                     shared.has_seen(&cast.event);
                     self.deliver(id, &slot, Some(&from));
                 }
-                None => {
-                    let timer = Timer::State(id.clone(), kind.clone());
-                    self.no_timer(&timer);
-                    self.timer(self.settings.limits.event_ms, timer);
-                }
+                None => self.await_event(id, kind),
             },
-            None => {
-                let source = self.source_of_server(updater);
-                let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata: None };
-                self.deliver(id, &Slot { cast: Some(cast), ..slot }, None);
+            None if told_elsewhere => {
+                shared.untold.insert(kind.clone());
+                self.await_event(id, kind);
             }
+            None => self.cast_of_server(id, slot, updater),
         }
+    }
+
+    /// The state of a channel is there before the broadcast that made it, which may yet come.
+    fn await_event(&mut self, id: &Text, kind: &Text) {
+        let timer = Timer::State(id.clone(), kind.clone());
+        self.no_timer(&timer);
+        self.timer(self.settings.limits.event_ms, timer);
+    }
+
+    /// Returns whether the agent of another node tells of what an io.Connect app changes there.
+    fn is_told_elsewhere(&self, updater: &Text) -> bool {
+        let node = self.peers.servers.get(updater).and_then(|server| server.node.as_ref());
+        node.is_some_and(|node| self.peers.desk_of(node).is_some())
+    }
+
+    /// An io.Connect app has changed a channel: that is a broadcast, even if nothing is other than before.
+    fn cast_of_server(&mut self, id: &Text, slot: Slot, updater: &Text) {
+        let source = self.source_of_server(updater);
+        let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata: None };
+        let is_here = self.peers.servers.get(updater).is_some_and(|server| server.node.is_none());
+        if is_here && self.peers.any() {
+            let node = Json::string(&self.settings.node);
+            let source = edited(&cast.source, &[Key::new("desktopAgent")], Edit::Set(&node));
+            self.publish(id, &slot.context, &cast, &source);
+        }
+        self.deliver(id, &Slot { cast: Some(cast), ..slot }, None);
     }
 
     /// The broadcast that made a channel's state has not come: the nodes could not reach each other.
     pub(crate) fn state_without_event(&mut self, id: &Text, kind: &Text) {
         let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) else { return };
         let Some(slot) = shared.document.slot(Some(kind)) else { return };
-        if let Some(cast) = &slot.cast
-            && !shared.has_seen(&cast.event)
-        {
+        let news = match &slot.cast {
+            Some(cast) => !shared.has_seen(&cast.event),
+            None => shared.untold.remove(kind),
+        };
+        if news {
             self.deliver(id, &slot, None);
         }
     }
@@ -394,13 +422,15 @@ impl Agent {
         if self.now.wall_ms.saturating_sub(wall_ms) > NEWS_MS {
             return;
         }
+        let kind = kind.detached();
+        shared.untold.remove(&kind);
         let cast = Cast {
             event: event.detached(),
             source: data.member("source").unwrap_or_else(crate::empty),
             wall_ms,
             metadata: data.member("metadata"),
         };
-        self.deliver(&id.detached(), &Slot { kind: kind.detached(), context, cast: Some(cast) }, None);
+        self.deliver(&id.detached(), &Slot { kind, context, cast: Some(cast) }, None);
     }
 
     /// Tells a context to all listeners here that are not the sender's.
@@ -485,23 +515,31 @@ impl Agent {
     }
 
     pub(crate) fn get_or_create(&mut self, id: &Text, asker: Asker) {
-        if self.channels.by_id.get(id).is_some_and(|channel| channel.private().is_some())
-            || RESERVED.iter().any(|reserved| id.starts_with(reserved))
-        {
+        if self.channels.by_id.get(id).is_some_and(|channel| channel.private().is_some()) || is_reserved(id) {
             return self.answer(&asker, Err(Fault::AccessDenied));
         }
-        if !self.channels.by_id.contains_key(id) {
-            if id.is_empty() || self.channels.by_id.len() >= self.settings.limits.channels_max {
-                return self.answer(&asker, Err(Fault::CreationFailed));
-            }
-            let shared = Shared { name: id.clone(), ..Shared::default() };
-            self.channels.by_id.insert(id.clone(), Channel { kind: Kind::App(shared), display: None });
+        if !self.add_app_channel(id) {
+            return self.answer(&asker, Err(Fault::CreationFailed));
         }
         let request = Request::GetOrCreateChannel { channel: id.clone() };
         if self.when_open(id, &asker, request).is_some() {
             let about = self.channels.by_id[id].about(id);
             self.answer(&asker, Ok(Object::new().json("channel", &about).end()));
         }
+    }
+
+    /// Makes an app channel, unless there is a channel of that id. Returns whether there is one now.
+    pub(crate) fn add_app_channel(&mut self, id: &Text) -> bool {
+        if self.channels.by_id.contains_key(id) {
+            return true;
+        }
+        let full = self.channels.by_id.len() >= self.settings.limits.channels_max;
+        if id.is_empty() || full || is_reserved(id) {
+            return false;
+        }
+        let shared = Shared { name: id.clone(), ..Shared::default() };
+        self.channels.by_id.insert(id.clone(), Channel { kind: Kind::App(shared), display: None });
+        true
     }
 
     /// Puts an app on a user channel, or on none: because it asked for that, or somebody did it for it.
@@ -568,7 +606,9 @@ impl Agent {
         self.channels.casting.insert(cast.event.clone(), asker.instance.clone());
         let delta = document::broadcast(&kind, &context, &cast);
         if self.peers.any() {
-            self.publish(id, &context, &cast, &asker.instance);
+            let app_id = self.apps.get(&asker.instance).map(|app| app.app_id.clone()).unwrap_or_default();
+            let source = crate::app_identifier(&app_id, Some(&asker.instance), Some(&self.settings.node));
+            self.publish(id, &context, &cast, &source);
         }
         self.ask(session, Pending::Broadcast(asker), |request| Command::UpdateContext {
             request,
@@ -578,14 +618,12 @@ impl Agent {
     }
 
     /// Tells other nodes of a broadcast.
-    fn publish(&mut self, id: &Text, context: &Json, cast: &Cast, instance: &Text) {
-        let app_id = self.apps.get(instance).map(|app| app.app_id.clone()).unwrap_or_default();
-        let source = crate::app_identifier(&app_id, Some(instance), Some(&self.settings.node));
+    fn publish(&mut self, id: &Text, context: &Json, cast: &Cast, source: &Json) {
         let data = Object::new()
             .text("channel", id)
             .text("event", &cast.event)
             .json("context", context)
-            .json("source", &source)
+            .json("source", source)
             .number("time", cast.wall_ms)
             .some("metadata", cast.metadata.as_ref())
             .end();
@@ -637,6 +675,10 @@ impl Agent {
         self.channels.casting.retain(|_, from| *from != asker.instance);
         self.answer(asker, Err(Fault::AccessDenied));
     }
+}
+
+fn is_reserved(id: &str) -> bool {
+    RESERVED.iter().any(|reserved| id.starts_with(reserved))
 }
 
 /// The topic under which broadcasts of a channel go to other nodes. Ids may hold what means something in

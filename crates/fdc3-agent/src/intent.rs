@@ -711,9 +711,13 @@ impl Agent {
         match (given.member("result"), text("error")) {
             (Some(result), None) => {
                 let channel = result.member("channel").and_then(|channel| channel.member("id")?.as_text());
-                if let Some((id, host)) = channel.zip(text("host")) {
-                    let (id, instance) = (id.detached(), asker.instance.clone());
-                    self.adopt(&id, &host, &instance);
+                let channel = channel.map(|id| id.detached());
+                match (channel, text("host")) {
+                    (Some(id), Some(host)) => self.adopt(&id, &host, &asker.instance),
+                    (Some(id), None) => {
+                        self.add_app_channel(&id);
+                    }
+                    (None, _) => {}
                 }
                 let source = self.source_from(desk, given);
                 self.answer_result(&asker, &result, &source, given.member("metadata").as_ref());

@@ -60,6 +60,9 @@ pub struct Settings {
     pub version: Text,
     /// Makes ids that nobody can guess: random, made anew each start.
     pub secret: [u8; 32],
+    /// Makes what proves that an app is an instance: kept, so that apps find themselves again after a
+    /// restart.
+    pub instance_key: [u8; 32],
     /// The bounds of a frame.
     pub json: JsonLimits,
     /// Times and bounds.
@@ -238,7 +241,7 @@ impl Agent {
     /// Makes an agent. `desk` is a session that has yet to attach; the agent attaches it at once.
     #[must_use]
     pub fn new(settings: Settings, desk: SessionId, directory: Arc<Directory>, now: Time) -> Self {
-        let ids = Ids::new(settings.secret);
+        let ids = Ids::new(settings.secret, settings.instance_key);
         let heartbeat = now.ms + settings.limits.heartbeat_ms;
         let mut agent = Self {
             ids,

@@ -163,7 +163,9 @@ impl Agent {
         } else {
             self.relay_deed(id, by, deed);
         }
-        self.end_private(id);
+        if *deed == Deed::Disconnected {
+            self.end_private(id);
+        }
     }
 
     fn deed_op(&self, op: &str, id: &str, by: &str, deed: &Deed) -> Object {
@@ -212,8 +214,10 @@ impl Agent {
     /// Forgets a channel that nobody can use any more.
     fn end_private(&mut self, id: &Text) {
         let Some(private) = self.channels.by_id.get(id).and_then(Channel::private) else { return };
+        // Of a channel that lives elsewhere not all members are known here.
+        let left = |instance: &Text| private.host.is_none() && private.left.contains(instance);
         let gone = |instance: &Text, desk: &Option<Text>| {
-            private.left.contains(instance) || (desk.is_none() && !self.is_connected(instance))
+            left(instance) || (desk.is_none() && !self.is_connected(instance))
         };
         if private.members.iter().all(|(instance, desk)| gone(instance, desk)) {
             self.channels.by_id.remove(id);

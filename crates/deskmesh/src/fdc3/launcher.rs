@@ -160,8 +160,8 @@ impl Desktop {
             }
             Some("blocked") => {
                 let url = text("url").unwrap_or_default();
+                // The page shows a button that opens it, or says that it is closed.
                 tracing::warn!(%url, "the browser did not let the launcher open a window: allow pop-ups for it");
-                self.with(|agent| agent.launched(&instance, false, now));
                 None
             }
             Some("join") => {

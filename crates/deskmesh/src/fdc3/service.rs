@@ -30,6 +30,7 @@ pub(crate) struct Fdc3 {
     config: Config,
     /// Where applications connect.
     address: SocketAddr,
+    instance_key: [u8; 32],
     directory: OnceLock<watch::Receiver<Arc<Directory>>>,
     desktops: Mutex<BTreeMap<Text, Arc<Desktop>>>,
     next_connection: AtomicU64,
@@ -53,11 +54,17 @@ pub(crate) struct Desktop {
 }
 
 impl Fdc3 {
-    pub(crate) fn new(gateway: Arc<Gateway>, config: &Config, address: SocketAddr) -> Self {
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        config: &Config,
+        address: SocketAddr,
+        instance_key: [u8; 32],
+    ) -> Self {
         Self {
             gateway,
             config: config.clone(),
             address,
+            instance_key,
             directory: OnceLock::new(),
             desktops: Mutex::default(),
             next_connection: AtomicU64::new(1),
@@ -100,6 +107,7 @@ impl Fdc3 {
             user: user.clone(),
             version: Text::from_static(env!("CARGO_PKG_VERSION")),
             secret,
+            instance_key: self.instance_key,
             json: self.config.limits.json(),
             limits: Limits::default(),
         };
