@@ -19,7 +19,7 @@ let here = '';
 let apps = [];
 let channels = RECOMMENDED_CHANNELS;
 let instances = new Map();
-/** The windows this page has opened: instanceId to {window, origin, url, launchKey, name, greeted}. */
+/** The windows this page has opened: instanceId to {window, origin, launchKey, name, greeted}. */
 const windows = new Map();
 /** What the node could not be told, because the connection was down. */
 const unsent = [];
@@ -76,14 +76,13 @@ function openWindow({ instanceId, url, launchKey }) {
   const name = instances.get(instanceId)?.title ?? apps.find(app => app.url === url)?.title ?? url;
   const opened = window.open(url, '_blank');
   if (opened) {
-    windows.set(instanceId, { window: opened, origin: new URL(url, location.href).origin, url, launchKey, name, greeted: false });
-    return true;
+    windows.set(instanceId, { window: opened, origin: new URL(url, location.href).origin, launchKey, name, greeted: false });
+    return;
   }
   tell({ type: 'blocked', instanceId, url });
   notice(`The browser blocked the window of “${name}”. Allow pop-ups for ${location.origin} (the sign at the right end of the address bar), `
     + 'so that apps can open when another app asks for them.',
-  { label: 'Open now', act: () => openWindow({ instanceId, url, launchKey }) }, `blocked ${url}`);
-  return false;
+  { label: 'Open now', act: () => openWindow({ instanceId, url, launchKey }) }, () => tell({ type: 'closed', instanceId }));
 }
 
 addEventListener('message', event => {
@@ -114,8 +113,7 @@ function checkConnected(instanceId, origin) {
   const help = `“${opened.name}” asked for FDC3 but did not connect. Its page (${origin}) must be allowed to embed ${location.origin}: `
     + `frame-src ${location.origin} in its Content-Security-Policy, and in Chromium the permission “loopback-network” for ${origin} `
     + '(policy LocalNetworkAccessAllowedForUrls). The console of that window says which.';
-  console.error(`FDC3: ${help}`);
-  notice(help, null, `adaptor ${origin}`);
+  notice(help);
 }
 
 setInterval(() => {
@@ -126,7 +124,7 @@ setInterval(() => {
     if (!opened.greeted && instances.get(instanceId)?.state === 'starting') {
       notice(`“${opened.name}” was closed before it connected. If its window is still open, its server cuts it off from this page `
         + 'with Cross-Origin-Opener-Policy: same-origin; same-origin-allow-popups does not help there, unsafe-none does, and so does '
-        + `the failover of ${location.origin}/fdc3/agent.js.`, null, `cut off ${opened.url}`);
+        + `the failover of ${location.origin}/fdc3/agent.js.`);
     }
   }
 }, CLOSED_POLL_MS);
@@ -139,14 +137,15 @@ function showLink(state) {
   view.main.inert = state !== 'connected';
 }
 
-/** Shows a sentence at the top until it is dismissed; one with the same `key` replaces the earlier one. */
-function notice(text, action = null, key = text) {
-  [...view.notices.children].find(shown => shown.dataset.key === key)?.remove();
-  const shown = element('div', { class: 'notice', 'data-key': key }, element('p', { text }),
+/** Shows a sentence at the top until it is acted on or dismissed, and in the console. */
+function notice(text, action = null, dismissed = () => {}) {
+  console.warn(`FDC3: ${text}`);
+  if (!action) [...view.notices.children].find(shown => shown.firstChild.textContent === text)?.remove();
+  const shown = element('div', { class: 'notice' }, element('p', { text }),
     action && element('button', { type: 'button', class: 'primary', text: action.label, click: () => { shown.remove(); action.act(); } }),
-    element('button', { type: 'button', 'aria-label': 'Dismiss', text: '✕', click: () => shown.remove() }));
+    element('button', { type: 'button', class: 'dismiss', 'aria-label': 'Dismiss', text: '✕', click: () => { shown.remove(); dismissed(); } }));
   view.notices.append(shown);
-  while (view.notices.children.length > NOTICES_MAX) view.notices.firstChild.remove();
+  if (view.notices.children.length > NOTICES_MAX) view.notices.querySelector('.dismiss').click();
 }
 
 const refreshApps = rovingFocus(view.apps, '.app');
