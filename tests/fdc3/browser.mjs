@@ -148,6 +148,25 @@ class Desk {
   }
 }
 
+/** Puts the test between adaptors and node: `cut(n)` breaks the n-th connection that was made and allows no new ones until `allow()`. */
+async function controlLinks(desk) {
+  const links = [];
+  let allowed = true;
+  await desk.context.routeWebSocket(url => url.pathname === '/fdc3', page => {
+    if (!allowed) { page.close(); return; }
+    links.push({ page, node: page.connectToServer() });
+  });
+  return {
+    cut(index) {
+      allowed = false;
+      const [{ page, node }] = links.splice(index, 1);
+      page.close();
+      node.close();
+    },
+    allow() { allowed = true; },
+  };
+}
+
 async function outcome(app) {
   await app.waitForFunction(() => window.outcome, null, { timeout: 20_000 });
   return app.evaluate(() => window.outcome);
@@ -371,6 +390,50 @@ const checks = {
     await host.waitForFunction(() => window.actions.length);
     assert.deepEqual(await host.evaluate(() => window.actions), [
       { action: 'click', intent: 'ViewChart', appIdentifier: { appId: 'chart', instanceId: 'c-1', desktopAgent: 'desk-c' } }]);
+  },
+
+  async 'an app that was cut off goes on, and hears what was said meanwhile once'(desk) {
+    const links = await controlLinks(desk);
+    const launcher = await desk.launcher();
+    const speaker = await desk.start(launcher, 'trader'), listener = await desk.start(launcher, 'blotter');
+    for (const { app } of [speaker, listener]) await app.evaluate(() => window.agent.joinUserChannel('fdc3.channel.7'));
+    // The node may remember what an earlier run said.
+    const tagged = name => `${name} ${speaker.instanceId}`;
+    const say = name => speaker.app.evaluate(context => window.agent.broadcast(context), { ...INSTRUMENT, name: tagged(name) });
+    const names = async () => (await listener.app.evaluate(() => window.heard)).map(({ name }) => name);
+    await say('before');
+    await until(async () => (await names()).includes(tagged('before')), 'the first context');
+    links.cut(1);
+    await row(launcher, listener.instanceId).locator('select:enabled').waitFor({ state: 'detached' });
+    // What the app itself asks for waits.
+    await listener.app.evaluate(() => { window.waiting = window.agent.getUserChannels(); });
+    await say('meanwhile');
+    links.allow();
+    await until(async () => (await names()).includes(tagged('meanwhile')), 'the context that was missed');
+    assert.ok((await listener.app.evaluate(() => window.waiting)).length > 0);
+    await say('later');
+    await until(async () => (await names()).includes(tagged('later')), 'the last context');
+    links.cut(1);
+    links.allow();
+    await say('at last');
+    await until(async () => (await names()).includes(tagged('at last')), 'the context after the second cut');
+    const all = await names();
+    assert.deepEqual(all.slice(all.indexOf(tagged('before'))), ['before', 'meanwhile', 'later', 'at last'].map(tagged));
+    assert.equal((await listener.app.evaluate(() => window.agent.getInfo())).appMetadata.instanceId, listener.instanceId);
+  },
+
+  async 'a private channel ends for an app that was cut off'(desk) {
+    const links = await controlLinks(desk);
+    const { app } = await desk.start(await desk.launcher(), 'trader');
+    await app.evaluate(async () => {
+      const channel = await window.agent.createPrivateChannel();
+      window.ended = 0;
+      await channel.addEventListener('disconnect', () => { window.ended++; });
+    });
+    links.cut(0);
+    await app.waitForFunction(() => window.ended === 1);
+    links.allow();
+    await app.evaluate(() => window.agent.getUserChannels());
   },
 
   async 'a plain tab connects by failover; a reload keeps its instance'(desk) {

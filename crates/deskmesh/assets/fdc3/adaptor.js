@@ -2,8 +2,9 @@
 // what comes out of the port goes to the node, one frame per message, and back.
 //
 // It outlives the node. When the connection is lost it connects again with the instanceId and instanceUuid the node gave,
-// repeats what the node forgets with a connection (listeners, app channels, the user channel) and goes on. The app's library
-// knows nothing of this, so ids of listeners are translated for it.
+// repeats what the node forgets with a connection (listeners, app channels, the user channel), catches up with the context of the
+// user channel and goes on. Private channels end with the connection. The app's library knows nothing of this, so ids of listeners
+// are translated for it.
 import { openSocket, retryDelay, uuid } from './common.js';
 
 const CONNECT_TIMEOUT_MS = 1500;
@@ -15,6 +16,8 @@ const WAITING_MESSAGES_MAX = 1000;
 const WAITING_CHARS_MAX = 16 * 1024 * 1024;
 /** Raised intents of which the result is remembered as owed. */
 const OWED_RESULTS_MAX = 1000;
+/** Context types of the user channel of which the last one seen is remembered. */
+const SEEN_TYPES_MAX = 100;
 
 const SLOW_REQUESTS = new Set(['openRequest', 'raiseIntentRequest', 'raiseIntentForContextRequest']);
 /** Requests that may be sent a second time when nobody knows whether the first was heard. */
@@ -45,7 +48,10 @@ class Session {
   /** Listeners of the app, by the id it knows: {request, follows, current}; `current` is the node's id of it now. */
   #listeners = new Map();
   #appChannels = new Set();
+  #privateChannels = new Set();
   #userChannel = null;
+  /** The last contexts of the user channel that the app has heard, read or said, as JSON by type. */
+  #seen = new Map();
   /** Requests of this frame's own, by requestUuid: what to do with the answer. */
   #repeated = new Map();
 
@@ -84,6 +90,7 @@ class Session {
   #forward(question) {
     const { message } = question;
     if (expectsAnswer(message)) this.#asked.set(message.meta?.requestUuid, question);
+    if (message?.type === 'privateChannelAddEventListenerRequest') this.#privateChannels.add(message.payload?.privateChannelId);
     const listener = UNSUBSCRIBE_REQUESTS.has(message?.type) ? this.#listeners.get(message.payload?.listenerUUID) : null;
     this.#send(listener ? { ...message, payload: { ...message.payload, listenerUUID: listener.current } } : message);
   }
@@ -133,9 +140,13 @@ class Session {
       const joined = message.payload.newChannelId;
       // The node tells of the channel that this frame has joined again; the app never left it.
       if (this.#state === 'away' && joined === this.#userChannel) return;
-      this.#userChannel = joined;
+      this.#onChannel(joined);
+    } else if (message.type === 'broadcastEvent') {
+      this.#see(message.payload.channelId, message.payload.context);
     } else if (message.type === 'raiseIntentResultResponse') {
       this.#owed.delete(message.meta.requestUuid);
+      const channel = message.payload?.intentResult?.channel;
+      if (channel?.type === 'private') this.#privateChannels.add(channel.id);
     } else if (message.meta?.requestUuid) {
       const question = this.#asked.get(message.meta.requestUuid);
       this.#asked.delete(message.meta.requestUuid);
@@ -181,16 +192,37 @@ class Session {
       this.#listeners.delete(request.payload.listenerUUID);
     } else if (type === 'getOrCreateChannelRequest') {
       this.#appChannels.add(request.payload.channelId);
+    } else if (type === 'createPrivateChannelRequest') {
+      this.#privateChannels.add(payload.privateChannel?.id);
     } else if (type === 'joinUserChannelRequest') {
-      this.#userChannel = request.payload.channelId;
+      this.#onChannel(request.payload.channelId);
     } else if (type === 'leaveCurrentChannelRequest') {
-      this.#userChannel = null;
+      this.#onChannel(null);
     } else if (type === 'getCurrentChannelRequest') {
-      this.#userChannel = payload.channel?.id ?? null;
+      this.#onChannel(payload.channel?.id ?? null);
+    } else if (type === 'broadcastRequest') {
+      this.#see(request.payload.channelId, request.payload.context);
+    } else if (type === 'getCurrentContextRequest') {
+      this.#see(request.payload.channelId, payload.context);
     } else if (payload.intentResolution) {
       this.#owed.set(request.meta.requestUuid, request);
       if (this.#owed.size > OWED_RESULTS_MAX) this.#owed.delete(this.#owed.keys().next().value);
     }
+  }
+
+  #onChannel(channelId) {
+    if (channelId !== this.#userChannel) this.#seen.clear();
+    this.#userChannel = channelId;
+  }
+
+  /** Notes a context of the user channel; returns whether it is another than the last of its type. */
+  #see(channelId, context) {
+    if (!context || channelId !== this.#userChannel) return false;
+    const text = JSON.stringify(context), news = this.#seen.get(context.type) !== text;
+    this.#seen.delete(context.type);
+    this.#seen.set(context.type, text);
+    if (this.#seen.size > SEEN_TYPES_MAX) this.#seen.delete(this.#seen.keys().next().value);
+    return news;
   }
 
   /**
@@ -226,7 +258,16 @@ class Session {
     }
     for (const request of this.#owed.values()) this.#answer(request, 'raiseIntentResultResponse', 'ApiTimeout');
     this.#owed.clear();
+    this.#endPrivateChannels();
     this.#reconnect();
+  }
+
+  #endPrivateChannels() {
+    for (const [id, { request }] of this.#listeners) if (this.#privateChannels.has(request.payload.channelId)) this.#listeners.delete(id);
+    for (const privateChannelId of this.#privateChannels) {
+      this.#port.postMessage({ type: 'privateChannelOnDisconnectEvent', payload: { privateChannelId }, meta: { eventUuid: uuid(), timestamp: new Date() } });
+    }
+    this.#privateChannels.clear();
   }
 
   async #reconnect() {
@@ -257,8 +298,25 @@ class Session {
         else console.error(`FDC3: the deskmesh node did not accept a listener again (${type}: ${answer?.error}).`);
       });
     }
-    if (this.#userChannel) this.#repeat('joinUserChannelRequest', { channelId: this.#userChannel });
+    if (this.#userChannel) {
+      this.#repeat('joinUserChannelRequest', { channelId: this.#userChannel });
+      this.#catchUp();
+    }
     if (!this.#repeated.size) this.#goOn();
+  }
+
+  /** Tells the app of a context that came to its user channel while it was away, as if it had just been said. */
+  #catchUp() {
+    const channelId = this.#userChannel;
+    const following = [...this.#listeners.values()].filter(({ follows }) => follows);
+    for (const contextType of new Set(following.map(({ request }) => request.payload.contextType ?? null))) {
+      this.#repeat('getCurrentContextRequest', { channelId, contextType }, answer => {
+        if (!this.#see(channelId, answer?.context)) return;
+        const { context, metadata } = answer;
+        this.#port.postMessage({ type: 'broadcastEvent', payload: { channelId, context, ...(metadata ? { metadata, originatingApp: metadata.source } : {}) },
+          meta: { eventUuid: uuid(), timestamp: new Date() } });
+      });
+    }
   }
 
   #repeat(type, payload, then = () => {}) {
