@@ -422,6 +422,23 @@ const checks = {
     assert.equal((await listener.app.evaluate(() => window.agent.getInfo())).appMetadata.instanceId, listener.instanceId);
   },
 
+  async 'what waits for a node that is away is bounded'(desk) {
+    const links = await controlLinks(desk);
+    const launcher = await desk.launcher();
+    const { app, instanceId } = await desk.start(launcher, 'trader');
+    links.cut(0);
+    await row(launcher, instanceId).locator('select:enabled').waitFor({ state: 'detached' });
+    const refused = await app.evaluate(async () => {
+      // These may be too late for their caller by the time the node is back.
+      for (let count = 0; count < 1000; count++) window.agent.getUserChannels().catch(() => {});
+      return window.agent.getUserChannels().then(() => null, error => error.message);
+    });
+    assert.equal(refused, 'ApiTimeout');
+    await desk.logged(/^FDC3: .*WAITING_MESSAGES_MAX 1000/);
+    links.allow();
+    await until(() => app.evaluate(() => window.agent.getUserChannels().then(channels => channels.length > 0, () => false)), 'an answer again');
+  },
+
   async 'a private channel ends for an app that was cut off'(desk) {
     const links = await controlLinks(desk);
     const { app } = await desk.start(await desk.launcher(), 'trader');
@@ -455,6 +472,11 @@ const checks = {
     assert.equal(await app.evaluate(() => window.seeded), false);
   },
 
+  async 'preload with getAgent sets window.fdc3'(desk) {
+    const app = await desk.visit(`${appUrl('seeded', 'seeded')}&node=${flags.node}&set`);
+    assert.equal((await outcome(app)).appId, 'seeded');
+  },
+
   async 'a page whose policy forbids frames says so'(desk) {
     const app = await desk.visit(`${appUrl('forbids', 'forbids')}&node=${flags.node}`);
     assert.deepEqual(await outcome(app), { error: 'AgentNotFound' });
@@ -469,7 +491,7 @@ const checks = {
 
   async 'a window that cuts its opener off is explained in the launcher'(desk) {
     const launcher = await desk.launcher();
-    await launcher.locator('.app[data-app-id=isolated]').click();
+    await launcher.locator('.app[data-app-id=isolated]').first().click();
     await launcher.locator('.notice', { hasText: 'Cross-Origin-Opener-Policy' }).waitFor();
   },
 
@@ -493,16 +515,19 @@ const checks = {
   },
 
   async 'a public page without permission is told which'() {
-    const browser = await startBrowser({ args: [`--ip-address-space-overrides=127.0.0.1:${flags['app-port']}=public`] });
+    const https = `http://app.example:${flags['app-port']}`, http = `http://plain.example:${flags['app-port']}`;
+    const browser = await startBrowser({ args: [`--ip-address-space-overrides=127.0.0.1:${flags['app-port']}=public`,
+      '--host-resolver-rules=MAP *.example 127.0.0.1', `--unsafely-treat-insecure-origin-as-secure=${https}`] });
     try {
       const desk = await Desk.open(browser);
       const launcher = await desk.launcher();
-      await launcher.locator('.app[data-app-id=trader]').click();
+      await launcher.locator('.app[data-app-id=trader]').first().click();
       await launcher.locator('.notice', { hasText: 'LocalNetworkAccessAllowedForUrls' }).waitFor();
-      await desk.logged(/^FDC3: .*loopback-network/);
-      const plain = await desk.visit(`${appUrl('plain', 'plain')}&module=${APPS}&node=${flags.node}`);
-      assert.deepEqual(await outcome(plain), { error: 'AgentNotFound' });
-      await until(() => desk.logs.find(({ text, page }) => page === plain.url() && /^FDC3: no desktop agent.*loopback-network/.test(text)), 'the reason in the console of the page');
+      for (const [site, reason] of [[https, /^FDC3: no desktop agent.*loopback-network/], [http, /^FDC3: no desktop agent.*HTTPS/]]) {
+        const app = await desk.visit(`${site}/plain.html?module=${site}&node=${flags.node}`);
+        assert.deepEqual(await outcome(app), { error: 'AgentNotFound' });
+        await until(() => desk.logs.find(({ text, page }) => page === app.url() && reason.test(text)), `${reason} in the console`);
+      }
     } finally {
       await browser.close();
     }

@@ -98,7 +98,8 @@ function refusalOf(frame, node) {
     };
     let timer = setTimeout(() => explain(node).then(settle), TIMEOUT_MS);
     permission().then(permitted => {
-      if (permitted?.state !== 'prompt') return;
+      // A page that was not served over HTTPS is refused without a question.
+      if (permitted?.state !== 'prompt' || !isSecureContext) return;
       clearTimeout(timer);
       console.info(`FDC3: the browser asks whether this page may reach ${node} on this computer; waiting for the answer.`);
       timer = setTimeout(() => explain(node).then(settle), PERMISSION_TIMEOUT_MS);
@@ -126,10 +127,14 @@ async function permission() {
 }
 
 async function explain(node) {
-  if ((await permission())?.state === 'denied') {
+  const permitted = await permission();
+  if (permitted && !isSecureContext) {
+    return `Chromium lets pages reach ${node} on this computer only if they were served over HTTPS; ${location.origin} was not. Serve it over HTTPS.`;
+  }
+  if (permitted?.state === 'denied') {
     return `the browser does not let this page reach ${node} on this computer. Grant ${location.origin} the permission “loopback-network” `
-      + '(site settings: apps on device), or set the policy LocalNetworkAccessAllowedForUrls. An HTTP page cannot be granted it; serve it over HTTPS.';
+      + '(in its site settings: apps on device), or set the policy LocalNetworkAccessAllowedForUrls for it.';
   }
   return `the deskmesh node at ${node} did not answer in time. See that it is running (deskmesh status) and that its fdc3 settings allow ${location.origin} `
-    + `to embed it. If the page is of a public site, Chromium also needs the permission “loopback-network” for it (policy LocalNetworkAccessAllowedForUrls).`;
+    + 'to embed it. If the page is of a public site, Chromium also needs the permission “loopback-network” for it (policy LocalNetworkAccessAllowedForUrls).';
 }

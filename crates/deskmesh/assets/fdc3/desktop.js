@@ -149,7 +149,7 @@ function notice(text, action = null, dismissed = () => {}) {
 }
 
 const refreshApps = rovingFocus(view.apps, '.app');
-const refreshRunning = rovingFocus(view.running, 'select');
+const refreshRunning = rovingFocus(view.running, 'select:enabled');
 
 function showApps() {
   view.node.textContent = here;
