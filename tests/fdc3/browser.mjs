@@ -245,7 +245,7 @@ const checks = {
     await app.reload();
     assert.equal((await outcome(app)).instanceId, instanceId);
     await launcher.close();
-    await app.evaluate(() => window.agent.getUserChannels());
+    await app.evaluate(() => window.agent.findInstances({ appId: 'trader' }));
     await app.reload();
     assert.equal((await outcome(app)).instanceId, instanceId);
   },
@@ -256,7 +256,7 @@ const checks = {
     const second = await outcome(copy);
     assert.ok(second.instanceId);
     assert.notEqual(second.instanceId, instanceId);
-    await app.evaluate(() => window.agent.getUserChannels());
+    await app.evaluate(() => window.agent.findInstances({ appId: 'trader' }));
   },
 
   async 'a closed window leaves the launcher'(desk) {
@@ -406,7 +406,7 @@ const checks = {
     links.cut(1);
     await row(launcher, listener.instanceId).locator('select:enabled').waitFor({ state: 'detached' });
     // What the app itself asks for waits.
-    await listener.app.evaluate(() => { window.waiting = window.agent.getUserChannels(); });
+    await listener.app.evaluate(() => { window.waiting = window.agent.findInstances({ appId: 'trader' }); });
     await say('meanwhile');
     links.allow();
     await until(async () => (await names()).includes(tagged('meanwhile')), 'the context that was missed');
@@ -424,19 +424,18 @@ const checks = {
 
   async 'what waits for a node that is away is bounded'(desk) {
     const links = await controlLinks(desk);
-    const launcher = await desk.launcher();
-    const { app, instanceId } = await desk.start(launcher, 'trader');
+    const { app } = await desk.start(await desk.launcher(), 'trader');
     links.cut(0);
-    await row(launcher, instanceId).locator('select:enabled').waitFor({ state: 'detached' });
+    await desk.logged(/^FDC3: the connection .* was lost/);
     const refused = await app.evaluate(async () => {
       // These may be too late for their caller by the time the node is back.
-      for (let count = 0; count < 1000; count++) window.agent.getUserChannels().catch(() => {});
-      return window.agent.getUserChannels().then(() => null, error => error.message);
+      for (let count = 0; count < 1000; count++) window.agent.findInstances({ appId: 'trader' }).catch(() => {});
+      return window.agent.findInstances({ appId: 'trader' }).then(() => null, error => error.message);
     });
     assert.equal(refused, 'ApiTimeout');
     await desk.logged(/^FDC3: .*WAITING_MESSAGES_MAX 1000/);
     links.allow();
-    await until(() => app.evaluate(() => window.agent.getUserChannels().then(channels => channels.length > 0, () => false)), 'an answer again');
+    await until(() => app.evaluate(() => window.agent.findInstances({ appId: 'trader' }).then(found => found.length > 0, () => false)), 'an answer again');
   },
 
   async 'a private channel ends for an app that was cut off'(desk) {
@@ -450,7 +449,7 @@ const checks = {
     links.cut(0);
     await app.waitForFunction(() => window.ended === 1);
     links.allow();
-    await app.evaluate(() => window.agent.getUserChannels());
+    await app.evaluate(() => window.agent.findInstances({ appId: 'trader' }));
   },
 
   async 'a plain tab connects by failover; a reload keeps its instance'(desk) {
