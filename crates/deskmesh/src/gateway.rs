@@ -4,7 +4,7 @@
 //! the outputs to their queues. That saves a task hop per message, and keeps the order: what the core
 //! says first is in its queue first. Nothing waits, reads or writes while the lock is held.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -57,6 +57,9 @@ pub(crate) struct Gateway {
     tokens: TokenStore,
     pub(crate) telemetry: Telemetry,
     sampler: RatioSampler,
+    /// Users whose apps here have heard of a desktop agent on another node.
+    agents_wanted: Mutex<BTreeSet<Text>>,
+    agents_wanted_changed: Notify,
     /// Stream data and publications that slow applications were not given.
     dropped: AtomicU64,
     wall_at_start_ns: u64,
@@ -97,6 +100,8 @@ impl Gateway {
             tokens,
             telemetry,
             sampler: RatioSampler::new(sample_ratio),
+            agents_wanted: Mutex::default(),
+            agents_wanted_changed: Notify::new(),
             dropped: AtomicU64::new(0),
         })
     }
@@ -206,6 +211,13 @@ impl Gateway {
         }
     }
 
+    /// Waits until apps here have heard of a desktop agent on another node, and returns their users: what
+    /// such apps change in channels is told to FDC3 apps by an agent of this node.
+    pub(crate) async fn agents_wanted(&self) -> BTreeSet<Text> {
+        self.agents_wanted_changed.notified().await;
+        std::mem::take(&mut *self.agents_wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Returns the trace that a call belongs to: the client's own, or a new one if this call is sampled.
     pub(crate) fn trace(&self, given: Option<Text>) -> Option<TraceContext> {
         if !self.telemetry.is_enabled() {
@@ -293,6 +305,13 @@ impl Gateway {
             match output {
                 Output::Event { session, event } => {
                     let Some(outbox) = self.outboxes.get(&session) else { continue };
+                    if let Event::InstanceAdded { identity, local: false, .. } = &event
+                        && fdc3_agent::is_desk(identity)
+                        && let Some(user) = core.user_of(session)
+                    {
+                        self.agents_wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(user);
+                        self.agents_wanted_changed.notify_one();
+                    }
                     let pushed = outbox.push(Item::Event(session, event));
                     if pushed.crowded && crowded.is_none() {
                         *crowded = Some(outbox.clone());

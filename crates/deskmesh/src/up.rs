@@ -213,6 +213,8 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
             tracing::info!("no other node could be reached yet; this one serves alone meanwhile");
         }
     }
+    let of_agents = local.clone();
+    tasks.push(tokio::spawn(async move { of_agents.fdc3.run().await }));
     local.fdc3.set_directory(crate::fdc3::directory::start(&config.fdc3).await);
     let accepting =
         listeners.into_iter().map(|listener| tokio::spawn(local.clone().serve(listener))).collect();

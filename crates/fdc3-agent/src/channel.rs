@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     /// Its id, once the desk is subscribed.
     context: Option<Text>,
     asked: bool,
+    /// The desk hears of broadcasts elsewhere.
+    listens: bool,
     document: Document,
     /// The broadcasts that have been told, the latest last.
     seen: VecDeque<Text>,
@@ -247,12 +249,6 @@ impl Agent {
             lifetime: Lifetime::Retained,
             permissions: Permissions::default(),
         });
-        let topic = topic(id);
-        self.ask_desk(Pending::Nothing, |request| Command::BusSubscribe {
-            request,
-            pattern: topic,
-            routing_key: None,
-        });
     }
 
     /// The desk has created a shared context: it gets the object that io.Connect's libraries look for.
@@ -286,6 +282,14 @@ impl Agent {
             }
             shared.document = document;
             let waiting = std::mem::take(&mut shared.waiting);
+            if !std::mem::replace(&mut shared.listens, true) {
+                let pattern = topic(&id);
+                self.ask_desk(Pending::Nothing, |request| Command::BusSubscribe {
+                    request,
+                    pattern,
+                    routing_key: None,
+                });
+            }
             self.channels.contexts.insert(context, id);
             for (asker, request) in waiting {
                 self.request(asker, request);
@@ -311,12 +315,6 @@ impl Agent {
             let display = fdc3.member("displayMetadata").map(|display| display.detached());
             let channel = Channel { kind: Kind::User(Shared::default()), display };
             self.channels.by_id.insert(id.clone(), channel);
-            let topic = topic(&id);
-            self.ask_desk(Pending::Nothing, |request| Command::BusSubscribe {
-                request,
-                pattern: topic,
-                routing_key: None,
-            });
         }
         Some(id)
     }

@@ -391,6 +391,14 @@ impl Agent {
     }
 }
 
+/// Returns whether an identity is that of an agent's desk.
+#[must_use]
+pub fn is_desk(identity: &Json) -> bool {
+    // Looked for before the identity is read, as nearly all are others.
+    memchr::memmem::find(identity.as_bytes(), b"\"desk\":true").is_some()
+        && identity.member("fdc3").is_some_and(|fdc3| fdc3.member("desk").is_some())
+}
+
 fn empty() -> Json {
     Json::from_static("{}")
 }

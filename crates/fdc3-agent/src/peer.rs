@@ -230,7 +230,7 @@ impl Agent {
         let text =
             |of: &Json, name: &str| of.member(name).and_then(|value| value.as_text()).map(|t| t.detached());
         let node = fdc3.as_ref().and_then(|fdc3| text(fdc3, "node"));
-        if fdc3.as_ref().is_some_and(|fdc3| fdc3.member("desk").is_some()) {
+        if crate::is_desk(identity) {
             if !local && let Some(node) = node {
                 if self.peers.known_nodes.len() < NODES_MAX {
                     self.peers.known_nodes.insert(node.clone());

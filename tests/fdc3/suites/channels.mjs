@@ -101,6 +101,9 @@ export default [
   check('15', 'an app channel is for whoever has its name, and replays nothing', async (world) => {
     const { one, two, name, from, to } = await appChannel(world);
     await from.broadcast({ type: 'x.before', n: 1 });
+    await readable(world, to, { type: 'x.before', n: 1 });
+    // Its event may yet be on its way.
+    await aWhile();
     const [all, typed, other] = [await hears(to), await hears(to, 'x.value'), await hears(to, 'x.other')];
     await from.broadcast({ type: 'x.value', n: 7 });
     await world.until(() => all.length && typed.length);

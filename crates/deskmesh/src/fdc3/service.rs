@@ -145,6 +145,15 @@ impl Fdc3 {
         Some(desktop)
     }
 
+    /// Starts agents for users who need one though they have no FDC3 app here, until the program ends.
+    pub(crate) async fn run(&self) {
+        loop {
+            for user in self.gateway.agents_wanted().await {
+                self.desktop(Some(&user));
+            }
+        }
+    }
+
     /// Returns a number for a connection.
     pub(crate) fn connection(&self) -> ConnectionId {
         ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
