@@ -7,6 +7,7 @@ pub mod config;
 mod demo;
 mod dialer;
 mod fdc3;
+pub mod fdc3_bridge;
 mod gateway;
 mod local;
 mod outbox;

@@ -5,7 +5,7 @@
 //! to the user who runs the node. Then its path decides.
 
 mod admin;
-mod admission;
+pub(crate) mod admission;
 mod session;
 pub mod websocket;
 pub(crate) mod wire;
