@@ -29,7 +29,7 @@ use proto_bridge::{
     Input, Message as BridgeMessage, Notice, Output, Uuids, Verdict,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -361,7 +361,7 @@ struct Outbox {
     items_tx: mpsc::Sender<Item>,
     waiting_bytes: Arc<AtomicUsize>,
     /// Ends the connection past what waits.
-    cut_tx: Option<oneshot::Sender<CloseWith>>,
+    cut_tx: mpsc::Sender<CloseWith>,
 }
 
 enum Item {
@@ -461,7 +461,7 @@ impl Holder {
     }
 
     fn push(&mut self, agent: AgentId, frame: Bytes) {
-        let Some(outbox) = self.agents.get_mut(&agent) else { return };
+        let Some(outbox) = self.agents.get(&agent) else { return };
         let limits = &self.config.node.limits;
         let bytes = frame.len();
         let waiting = outbox.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -473,9 +473,7 @@ impl Holder {
             return;
         };
         let reason = format!("the agent does not read what is sent to it (limit {limit})");
-        if let Some(cut_tx) = outbox.cut_tx.take() {
-            let _ = cut_tx.send(CloseWith { code: 1008, reason });
-        }
+        let _ = outbox.cut_tx.try_send(CloseWith { code: 1008, reason });
         self.agents.remove(&agent);
         self.input(Input::Disconnected { agent });
     }
@@ -507,9 +505,9 @@ async fn connection(
     let mut socket =
         WebSocket::new(stream, read, limits.message_bytes_max, limits.session_outbox_bytes_max).await;
     let (items_tx, mut items_rx) = mpsc::channel(OUTBOX_MESSAGES_MAX);
-    let (cut_tx, mut cut_rx) = oneshot::channel();
+    let (cut_tx, mut cut_rx) = mpsc::channel(1);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
-    let outbox = Outbox { items_tx, waiting_bytes: waiting_bytes.clone(), cut_tx: Some(cut_tx) };
+    let outbox = Outbox { items_tx, waiting_bytes: waiting_bytes.clone(), cut_tx };
     if inputs_tx.send(FromAgent::Connected(agent, outbox)).await.is_err() {
         return;
     }
@@ -518,11 +516,11 @@ async fn connection(
     let end = loop {
         let ended = tokio::select! {
             biased;
-            Ok(cut) = &mut cut_rx => Some(End::Close(cut)),
+            Some(cut) = cut_rx.recv() => Some(End::Close(cut)),
             item = items_rx.recv() => match item {
                 Some(item) => tokio::select! {
                     biased;
-                    Ok(cut) = &mut cut_rx => Some(End::Close(cut)),
+                    Some(cut) = cut_rx.recv() => Some(End::Close(cut)),
                     ended = write(&mut socket, item, &mut items_rx, &waiting_bytes, limits) => ended,
                 },
                 None => Some(End::Gone),
@@ -697,12 +695,17 @@ mod tests {
     struct Fake(Socket);
 
     impl Fake {
-        async fn join(port: u16, name: &str) -> Self {
+        async fn connect(port: u16) -> Self {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
             let url = format!("ws://127.0.0.1:{port}/");
             let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
             let mut fake = Self(socket);
             assert_eq!(fake.read().await.message_type, MessageType::Hello);
+            fake
+        }
+
+        async fn join(port: u16, name: &str) -> Self {
+            let mut fake = Self::connect(port).await;
             fake.write(format!(
                 r#"{{"type":"handshake","payload":{{"requestedName":"{name}","implementationMetadata":{{"provider":"fake"}},"channelsState":null}},"meta":{{"requestUuid":"{name}"}}}}"#
             ))
@@ -800,6 +803,41 @@ mod tests {
         drop(first);
         assert_eq!(second.joined().await, ("node".to_owned(), Role::Bridge));
         Fake::join(port, "a").await;
+    }
+
+    #[tokio::test]
+    async fn who_is_not_let_in_is_told_and_closed() {
+        let port = free_port().await;
+        let mut node = Node::start(config(port, "node"));
+        node.joined().await;
+        let mut fake = Fake::connect(port).await;
+        fake.write(r#"{"type":"handshake","payload":{},"meta":{"requestUuid":"h"}}"#.to_owned()).await;
+        let refusal = fake.read().await;
+        assert_eq!(refusal.message_type, MessageType::AuthenticationFailed);
+        let Some(Ok(Message::Close(Some(close)))) = fake.0.next().await else { panic!("no close") };
+        assert_eq!(u16::from(close.code), 1008);
+        assert!(close.reason.contains("requestedName"), "{}", close.reason);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_read_is_cut_off_and_the_others_go_on() {
+        let port = free_port().await;
+        let mut config = config(port, "node");
+        config.node.limits.session_outbox_bytes_max = 1 << 20;
+        let mut node = Node::start(config);
+        node.joined().await;
+        let _deaf = Fake::join(port, "deaf").await;
+        let mut a = Fake::join(port, "a").await;
+        let mut b = Fake::join(port, "b").await;
+        let text = "x".repeat(100_000);
+        let removed = loop {
+            a.write(format!(r#"{{"type":"broadcastRequest","payload":{{"channelId":"c","context":{{"type":"t","text":"{text}"}}}},"meta":{{"requestUuid":"b"}}}}"#)).await;
+            let message = b.read().await;
+            if message.message_type == MessageType::ConnectedAgentsUpdate {
+                break message;
+            }
+        };
+        assert_eq!(removed.payload.member("removeAgent").unwrap().to_string(), r#""deaf""#);
     }
 
     #[tokio::test]
