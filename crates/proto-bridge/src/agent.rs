@@ -233,7 +233,8 @@ impl BridgeAgent {
 /// Finding a bridge and joining it (Bridging, *Bridge Connection Protocol*).
 impl BridgeAgent {
     fn dial(&mut self, port: u16) {
-        self.state = State::Dialing { until_ms: self.now_ms + self.settings.port_timeout_ms, port };
+        self.state =
+            State::Dialing { until_ms: self.now_ms.saturating_add(self.settings.port_timeout_ms), port };
         self.outputs.push_back(AgentOutput::Dial { port });
     }
 
@@ -247,7 +248,8 @@ impl BridgeAgent {
     }
 
     fn pause(&mut self, ms: u64) {
-        self.state = State::Paused { until_ms: self.now_ms + ms, port: *self.settings.ports.start() };
+        self.state =
+            State::Paused { until_ms: self.now_ms.saturating_add(ms), port: *self.settings.ports.start() };
     }
 
     /// Returns the port that is being tried.
@@ -291,7 +293,10 @@ impl BridgeAgent {
                 }
                 let auth_required = member("authRequired").is_some_and(|value| value.as_bytes() == "true");
                 let auth_token = member("authToken").and_then(|token| token.as_text());
-                self.state = State::Greeted { until_ms: self.now_ms + self.settings.join_timeout_ms, port };
+                self.state = State::Greeted {
+                    until_ms: self.now_ms.saturating_add(self.settings.join_timeout_ms),
+                    port,
+                };
                 self.outputs.push_back(AgentOutput::Greeted { port, auth_required, auth_token });
             }
             State::Joining { port, request, .. } => {
@@ -331,7 +336,11 @@ impl BridgeAgent {
         payload.value("channelsState", &channels.to_json());
         let meta = Meta { request: Some(request.clone()), ..Meta::default() };
         self.write(Message { message_type: MessageType::Handshake, payload: payload.end(), meta });
-        self.state = State::Joining { until_ms: self.now_ms + self.settings.join_timeout_ms, port, request };
+        self.state = State::Joining {
+            until_ms: self.now_ms.saturating_add(self.settings.join_timeout_ms),
+            port,
+            request,
+        };
     }
 
     fn updated(&mut self, message: Message) {
@@ -400,7 +409,7 @@ impl BridgeAgent {
                 Exchange::Open | Exchange::RaiseIntent => self.settings.start_timeout_ms,
                 _ => self.settings.find_timeout_ms,
             };
-            let deadline_ms = self.now_ms + patience;
+            let deadline_ms = self.now_ms.saturating_add(patience);
             self.deadlines.insert((deadline_ms, request.clone()));
             self.requests.insert(request, Waiting { exchange, destination, deadline_ms });
         }
