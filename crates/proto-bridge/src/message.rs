@@ -332,16 +332,20 @@ impl Message {
         self.payload.member("error")?.as_text()
     }
 
-    /// Reads a message.
+    /// Reads a message, however complicated.
     ///
     /// # Errors
     ///
     /// Returns what is wrong with it, and what is needed to say so.
     pub fn decode(frame: &Bytes) -> Result<Self, DecodeError> {
+        Self::decode_within(frame, JsonLimits::WIDEST)
+    }
+
+    /// Reads a message that is not more complicated than that.
+    pub(crate) fn decode_within(frame: &Bytes, limits: JsonLimits) -> Result<Self, DecodeError> {
         let unreadable =
             |problem| DecodeError { message_type: None, request: None, is_response: false, problem };
-        let members =
-            json::members(frame, JsonLimits::WIDEST).map_err(|error| unreadable(Problem::Json(error)))?;
+        let members = json::members(frame, limits).map_err(|error| unreadable(Problem::Json(error)))?;
         let member = |name: &str| {
             members.iter().rev().find(|(key, _)| key.0 == name.as_bytes()).map(|(_, value)| value)
         };

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use mesh_model::limits::JsonLimits;
 use mesh_model::{Json, Text};
 
 use crate::channels::ChannelLimits;
@@ -95,6 +96,9 @@ pub struct BridgeLimits {
     /// Requests remembered after their end, so that their ids are not used again
     /// (`bridge_recent_requests_max`). The oldest is forgotten.
     pub recent_requests_max: usize,
+    /// How complicated a message may be. Less than what anybody reads, because a context that is kept stands
+    /// deeper in the updates that pass it on.
+    pub json: JsonLimits,
     /// What is kept of channels. More is passed on and not kept.
     pub channels: ChannelLimits,
 }
@@ -109,6 +113,7 @@ impl Default for BridgeLimits {
             requests_max: 1_024,
             results_max: 4_096,
             recent_requests_max: 8_192,
+            json: JsonLimits::default(),
             channels: ChannelLimits::default(),
         }
     }

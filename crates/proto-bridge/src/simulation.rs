@@ -397,3 +397,53 @@ fn a_seed_gives_the_same_run_again() {
     assert_eq!(trace(7), trace(7));
     assert_ne!(trace(7).2, trace(8).2);
 }
+
+/// Frames with parts overwritten, left out and repeated, from an agent that has joined and for one that has
+/// not; and the same to an agent.
+#[test]
+fn strange_frames_do_no_harm() {
+    let frames = [
+        r#"{"type":"handshake","payload":{"requestedName":"n","implementationMetadata":{"provider":"p"},"channelsState":{"c":[{"type":"t"}]}},"meta":{"requestUuid":"h"}}"#,
+        r#"{"type":"findInstancesResponse","payload":{"appIdentifiers":[{"appId":"x"}]},"meta":{"requestUuid":"f","responseUuid":"r"}}"#,
+        r#"{"type":"raiseIntentRequest","payload":{"intent":"I","context":{"type":"t"},"app":{"appId":"x","desktopAgent":"a"}},"meta":{"requestUuid":"i","source":{"appId":"\ud800"},"destination":{"desktopAgent":"a"}}}"#,
+        r#"{"type":"connectedAgentsUpdate","payload":{"addAgent":"n","allAgents":[{"desktopAgent":"n"}],"channelsState":{}},"meta":{"requestUuid":"h","responseUuid":"u"}}"#,
+        r#"{"type":"broadcastRequest","payload":{"channelId":"c","context":{"type":"t","n":[1.0,{"a":null}]}},"meta":{"requestUuid":"b"}}"#,
+    ];
+    let mut rng = Rng(1);
+    let mut world = World::new(1);
+    for _ in 0..4 {
+        world.join();
+    }
+    let mut ids = 0;
+    let settings = AgentSettings::new(Text::from("a"), Json::from_static("{}"));
+    let mut seeker = BridgeAgent::new(settings, Uuids::new(|| 1));
+    for number in 0..4_000 {
+        let mut frame = frames[usize::try_from(rng.below(5)).unwrap()].as_bytes().to_vec();
+        for _ in 0..rng.below(4) {
+            let at = usize::try_from(rng.below(frame.len() as u64)).unwrap();
+            match rng.below(3) {
+                0 => frame[at] = b"{}[]\",:\\0e\xff"[usize::try_from(rng.below(11)).unwrap()],
+                1 => drop(frame.drain(at..(at + 9).min(frame.len()))),
+                _ => frame.extend_from_within(at..),
+            }
+            if frame.is_empty() {
+                frame.push(b'{');
+            }
+        }
+        let frame = Bytes::from(frame);
+        let agent = AgentId(1_000 + number / 16);
+        world.bridge.handle(Input::Connected { agent }, number);
+        world.bridge.handle(Input::Frame { agent, frame: frame.clone() }, number);
+        while let Some(output) = world.bridge.poll_output() {
+            if let Output::Frame { frame, .. } = output {
+                Message::decode(&frame).unwrap();
+                ids += 1;
+            }
+        }
+        seeker.handle_timeout(number);
+        seeker.handle(AgentInput::Opened, number);
+        seeker.handle(AgentInput::Frame(frame), number);
+        while seeker.poll_output().is_some() {}
+    }
+    assert!(ids > 4_000, "{ids}");
+}

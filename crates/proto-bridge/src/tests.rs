@@ -555,6 +555,23 @@ fn malformed_messages_are_answered_if_they_can_be() {
 }
 
 #[test]
+fn what_one_agent_nests_another_can_read() {
+    let mut desk = Desk::with(&["a", "b"]);
+    let mut broadcast = |levels: usize| {
+        let nested = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let payload = format!(r#"{{"channelId":"c","context":{{"type":"t{levels}","n":{nested}}}}}"#);
+        desk.say(1, "broadcastRequest", "b", "", &payload);
+        desk.taken(2).len()
+    };
+    assert_eq!((broadcast(60), broadcast(64)), (1, 0));
+    let too_deep = Problem::Json(mesh_model::JsonError::TooDeep { max: 64 });
+    assert!(desk.notices.contains(&Notice::NotTaken(too_deep)), "{:?}", desk.notices);
+    // The state of the channels has it deeper than the broadcast had.
+    desk.join(3, "c", "{}");
+    assert!(desk.bridge.channels().contexts(&Text::from("c")).count() == 1);
+}
+
+#[test]
 fn private_channels_go_to_who_is_named() {
     let mut desk = Desk::with(&["a", "b", "c"]);
     for name in [

@@ -14,7 +14,7 @@ impl Bridge {
     pub(super) fn frame(&mut self, agent: AgentId, frame: &Bytes) {
         let Some(row) = self.agents.get_mut(&agent).filter(|row| !row.is_local) else { return };
         row.heard_ms = self.now_ms;
-        let decoded = Message::decode(frame);
+        let decoded = Message::decode_within(frame, self.settings.limits.json);
         match &row.state {
             AgentState::Greeted { .. } => return self.handshake(agent, decoded),
             // An agent in a hurry is answered once it is in; until then nothing may change.
