@@ -354,6 +354,14 @@ impl Bridge {
         self.agents.get(&agent)?.name()
     }
 
+    /// Returns whether nothing is left of any agent but names.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        let waiting =
+            self.requests.len() + self.results.len() + self.results_by_age.len() + self.deadlines.len();
+        waiting + self.agents.len() == 0 && self.channels.is_empty()
+    }
+
     /// Returns what is on the channels.
     #[must_use]
     pub const fn channels(&self) -> &ChannelsState {
