@@ -552,7 +552,7 @@ fn answer(
     own: SocketAddr,
 ) -> (Answer, Option<()>) {
     // No path here is a probe, which would be answered to anybody.
-    if let Err(refusal) = admission::check(node, request.headers(), remote, own, "/") {
+    if let Err(refusal) = admission::check(node, request.headers(), remote, own, "/", &[]) {
         tracing::warn!(%remote, reason = %refusal.reason, "connection refused");
         return (text(refusal.status, &refusal.reason), None);
     }
