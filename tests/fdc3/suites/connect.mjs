@@ -252,6 +252,13 @@ export default [
     });
   }),
 
+  check('18', 'a thousand apps connect at once', { raw: true, alone: true, timeoutMs: 60_000 }, async (world) => {
+    const apps = await Promise.all(Array.from({ length: 1000 }, (_, n) => world.raw(n % 2 ? 'a' : 'b', 'test-one')));
+    assert.equal(new Set(apps.map(({ id }) => id.instanceId)).size, 1000);
+    const { payload } = await apps[999].socket.request('findInstancesRequest', { app: { appId: 'test-one' } });
+    assert.ok(payload.appIdentifiers.length >= 500);
+  }),
+
   check('14', 'an app whose process dies is gone from the lists', async (world) => {
     const [one, two] = [await world.connect('a', 'test-one'), await world.connect('b', 'test-two')];
     const listed = async (agent) => (await agent.findInstances({ appId: 'test-two' })).some(({ instanceId }) => instanceId === two.id.instanceId);

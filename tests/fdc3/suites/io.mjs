@@ -127,6 +127,7 @@ export default [
       return { type: 'x.price', value: context.q * 2 };
     });
     const method = await world.until(() => io.interop.methods().find(({ name }) => name === `${PREFIX}GetPrice`), 5000, 'the method announced');
+    assert.deepEqual(method.flags.intent.contextTypes, ['x.question']);
     const [server] = io.interop.servers({ name: method.name });
     assert.equal(server.instance, app.id.instanceId);
     const { returned } = await io.interop.invoke(method.name, { type: 'x.question', data: { q: 21 } }, { instance: app.id.instanceId });
