@@ -1,6 +1,6 @@
 // A native app of the test directory: a node starts it, and tells it by its environment how to connect.
 //
-//   node native.mjs quote    reports the contexts that it hears, and answers NativePrice
+//   node native.mjs quote    reports the contexts that it hears, and answers NativePrice and FarPrice
 //   node native.mjs silent   connects and never listens
 //
 // It says what it has heard on the app channel `test-native-reports`, and ends when somebody broadcasts
@@ -24,7 +24,9 @@ await reports.addContextListener('x.end', ({ instanceId }) => instanceId === id.
 if (process.argv[2] === 'quote') {
   const heard = [];
   await agent.addContextListener(null, (context) => heard.push(context));
-  await agent.addIntentListener('NativePrice', async ({ q }) => ({ type: 'x.price', value: q * 2, pid: process.pid }));
+  for (const intent of ['NativePrice', 'FarPrice']) {
+    await agent.addIntentListener(intent, async ({ q }) => ({ type: 'x.price', value: q * 2 }));
+  }
   // Again and again, since nobody knows when the other node has heard of a listener there.
   for (;;) {
     await reports.broadcast({ type: 'x.report', instanceId: id.instanceId, heard, pid: process.pid });

@@ -38,17 +38,18 @@ const EVERYWHERE = [
   web('test-path', '/specific'),
   web('test-query', '/specific?x=1'),
   web('test-hash', '/specific?x=1#h'),
+  program('test-native', process.execPath, started('quote'), listensFor({ NativePrice: { ...question, displayName: 'Ask a program', resultType: 'x.price' } })),
   program('test-silent', process.execPath, started('silent')),
   program('test-broken', '/nonexistent/program', []),
 ];
 
 /** Records of the node at `b` alone: an app that both nodes have is started where it is asked for. */
 const AT_B = [
-  program('test-native', process.execPath, started('quote'), listensFor({ NativePrice: { ...question, displayName: 'Ask a program', resultType: 'x.price' } })),
   web('test-far', '/far', listensFor({
     Far: { ...question, displayName: 'Far away', resultType: 'x.price' },
     FarChoice: { ...question, displayName: 'Here or far away', resultType: 'x.price' },
   })),
+  program('test-far-native', process.execPath, started('quote'), listensFor({ FarPrice: { ...question, displayName: 'Ask a program far away', resultType: 'x.price' } })),
 ];
 
 /** Records of the node at `a` alone. */

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';
-import { aWhile, failsWith } from '../lib/world.mjs';
+import { answersWith, aWhile, failsWith } from '../lib/world.mjs';
 
 /**
  * What a native app at place b is called by an app at a: the libraries forget `desktopAgent` in `open`.
@@ -32,14 +32,13 @@ export default [
     const asker = await world.connect('a', 'test-one');
     const of = await reports(world, asker);
     const context = { type: 'x.question', q: 1 };
-    const { instanceId, appId, desktopAgent } = await asker.agent.open({ appId: await idAt(world, 'test-native', asker) }, context);
+    const { instanceId, appId } = await asker.agent.open({ appId: await idAt(world, 'test-native', asker) }, context);
     assert.equal(appId.split('@')[0], 'test-native');
-    if (world.twoNodes) assert.equal(desktopAgent ?? appId.split('@')[1], await world.nodeName('b'));
     await world.until(() => of.get(instanceId)?.heard.length, 10_000, 'the program has heard its context');
     await aWhile();
     assert.deepEqual(of.get(instanceId).heard, [context]);
-    const instances = await asker.agent.findInstances({ appId });
-    assert.ok(instances.some((one) => one.instanceId === instanceId), 'the program listed');
+    const listed = await world.until(async () => (await asker.agent.findInstances({ appId })).find((one) => one.instanceId === instanceId), 5000, 'the program listed');
+    if (world.twoNodes) assert.equal(listed.desktopAgent, await world.nodeName('b'), 'started where it was wanted');
   }),
 
   check('32', 'two programs of one record are two instances', { timeoutMs: 60_000 }, async (world) => {
@@ -54,20 +53,14 @@ export default [
 
   check('32', 'a program is started for an intent, and answers it', { timeoutMs: 60_000 }, async (world) => {
     const asker = await world.connect('a', 'test-one');
-    await reports(world, asker);
+    const of = await reports(world, asker);
     await idAt(world, 'test-native', asker);
-    const there = world.twoNodes ? await world.nodeName('b') : undefined;
-    let app;
-    await world.until(async () => {
-      const found = await asker.agent.findIntent('NativePrice').catch(() => ({ apps: [] }));
-      app = found.apps.find(({ instanceId, desktopAgent }) => !instanceId && desktopAgent === there);
-      return app;
-    }, 5000, `NativePrice at ${there ?? 'this node'}`);
-    const { appId, desktopAgent } = app;
-    const resolution = await asker.agent.raiseIntent('NativePrice', { type: 'x.question', q: 21 }, { appId, ...(desktopAgent && { desktopAgent }) });
-    const { value } = await resolution.getResult();
-    assert.equal(value, 42);
-    assert.ok(resolution.source.instanceId);
+    for (const intent of ['NativePrice', 'FarPrice']) {
+      const resolution = await asker.agent.raiseIntent(intent, { type: 'x.question', q: 21 });
+      assert.deepEqual(await resolution.getResult(), { type: 'x.price', value: 42 });
+      // It is told of before the next is started, for both programs handle both intents.
+      await world.until(() => of.has(resolution.source.instanceId), 10_000, 'the program reports');
+    }
   }),
 
   check('32', 'a program that never listens: AppTimeout', { timeoutMs: 90_000 }, async (world) => {
@@ -82,5 +75,13 @@ export default [
     const appId = await idAt(world, 'test-broken', asker);
     await failsWith('ErrorOnLaunch', agent.open({ appId }), 40_000);
     await failsWith('ErrorOnLaunch', agent.open({ appId }, { type: 'x.question' }), 40_000);
+  }),
+
+  check('32', 'an app at a node that is not there: DesktopAgentNotFound', { raw: true }, async (world) => {
+    const { socket } = await world.raw('a', 'test-one');
+    const app = { appId: 'test-native', desktopAgent: 'nowhere' };
+    const context = { type: 'x.question' };
+    await answersWith('DesktopAgentNotFound', socket.request('openRequest', { app, context }));
+    await answersWith('DesktopAgentNotFound', socket.request('raiseIntentRequest', { intent: 'NativePrice', app, context }));
   }),
 ];
