@@ -66,15 +66,16 @@ export class World {
    */
   async linked(from, to) {
     if (!this.twoNodes) return;
-    let heard = false;
     const type = unique('x.probe');
-    const listener = await to.addContextListener(type, () => {
-      heard = true;
-    });
+    const heard = new Set();
+    const listener = await to.addContextListener(type, ({ probe }) => heard.add(probe));
     await until(async () => {
-      await from.broadcast({ type });
-      return heard;
+      await from.broadcast({ type, probe: 'first' });
+      return heard.size;
     }, 5000, 'a broadcast heard at the other node');
+    // The others are still on their way.
+    await from.broadcast({ type, probe: 'last' });
+    await until(() => heard.has('last'), 5000, 'the last probe heard at the other node');
     await listener.unsubscribe();
   }
 
