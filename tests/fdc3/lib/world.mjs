@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { unique } from '../../clients/lib/names.mjs';
-import { reasonOf, rejection, sleep, until, within } from '../../clients/lib/wait.mjs';
+import { rejection, sleep, until, within } from '../../clients/lib/wait.mjs';
 import { connect, connectRaw } from './client.mjs';
 import { Desk } from './desk.mjs';
 import { urlOf } from './directory.mjs';
@@ -123,5 +123,3 @@ export async function answersWith(error, response) {
 
 /** Time for something unwanted to happen. */
 export const aWhile = () => sleep(250);
-
-export { reasonOf };
