@@ -1,7 +1,7 @@
 // A native app of the test directory: a node starts it, and tells it by its environment how to connect.
 //
-//   node native.mjs quote    reports the contexts that it hears, and answers NativePrice and FarPrice
-//   node native.mjs silent   connects and never listens
+//   node native.mjs quote INTENT   reports the contexts that it hears, and answers INTENT
+//   node native.mjs silent         connects and never listens
 //
 // It says what it has heard on the app channel `test-native-reports`, and ends when somebody broadcasts
 // `x.end` with its instance id there, when its connection ends, or after a minute.
@@ -24,9 +24,7 @@ await reports.addContextListener('x.end', ({ instanceId }) => instanceId === id.
 if (process.argv[2] === 'quote') {
   const heard = [];
   await agent.addContextListener(null, (context) => heard.push(context));
-  for (const intent of ['NativePrice', 'FarPrice']) {
-    await agent.addIntentListener(intent, async ({ q }) => ({ type: 'x.price', value: q * 2 }));
-  }
+  await agent.addIntentListener(process.argv[3], async ({ q }) => ({ type: 'x.price', value: q * 2 }));
   // Again and again, since nobody knows when the other node has heard of a listener there.
   for (;;) {
     await reports.broadcast({ type: 'x.report', instanceId: id.instanceId, heard, pid: process.pid });

@@ -20,7 +20,7 @@ function program(appId, path, words, more = {}) {
   return { appId, title: `Test ${appId}`, type: 'native', details: { path, arguments: words.map((word) => `"${word}"`).join(' ') }, ...more };
 }
 
-const started = (role) => [native, role];
+const started = (...words) => [native, ...words];
 
 const EVERYWHERE = [
   web('test-one', '/one'),
@@ -38,7 +38,7 @@ const EVERYWHERE = [
   web('test-path', '/specific'),
   web('test-query', '/specific?x=1'),
   web('test-hash', '/specific?x=1#h'),
-  program('test-native', process.execPath, started('quote'), listensFor({ NativePrice: { ...question, displayName: 'Ask a program', resultType: 'x.price' } })),
+  program('test-native', process.execPath, started('quote', 'NativePrice'), listensFor({ NativePrice: { ...question, displayName: 'Ask a program', resultType: 'x.price' } })),
   program('test-silent', process.execPath, started('silent')),
   program('test-broken', '/nonexistent/program', []),
 ];
@@ -49,7 +49,7 @@ const AT_B = [
     Far: { ...question, displayName: 'Far away', resultType: 'x.price' },
     FarChoice: { ...question, displayName: 'Here or far away', resultType: 'x.price' },
   })),
-  program('test-far-native', process.execPath, started('quote'), listensFor({ FarPrice: { ...question, displayName: 'Ask a program far away', resultType: 'x.price' } })),
+  program('test-far-native', process.execPath, started('quote', 'FarPrice'), listensFor({ FarPrice: { ...question, displayName: 'Ask a program far away', resultType: 'x.price' } })),
 ];
 
 /** Records of the node at `a` alone. */

@@ -58,7 +58,6 @@ export default [
     for (const intent of ['NativePrice', 'FarPrice']) {
       const resolution = await asker.agent.raiseIntent(intent, { type: 'x.question', q: 21 });
       assert.deepEqual(await resolution.getResult(), { type: 'x.price', value: 42 });
-      // It is told of before the next is started, for both programs handle both intents.
       await world.until(() => of.has(resolution.source.instanceId), 10_000, 'the program reports');
     }
   }),
