@@ -1,4 +1,4 @@
-//! The suites of `tests/clients`, which are Node.js programs.
+//! The suites of `tests/clients` and `tests/fdc3`, which are Node.js programs.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -16,31 +16,51 @@ use crate::linked::Linked;
 /// If it fails, or Node.js is missing: these tests are not skipped.
 pub fn run(arguments: &[&str]) {
     static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(install);
+    INSTALLED.get_or_init(|| install("clients"));
+    run_in("clients", arguments);
+}
+
+/// Runs a program of `tests/fdc3` to its end.
+///
+/// # Panics
+///
+/// If it fails, or Node.js is missing: these tests are not skipped.
+pub fn run_fdc3(arguments: &[&str]) {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    // Both use what is below `tests/clients`.
+    INSTALLED.get_or_init(|| ["clients", "fdc3"].into_iter().for_each(install));
+    run_in("fdc3", arguments);
+}
+
+fn run_in(folder: &str, arguments: &[&str]) {
     let command = format!("node {}", arguments.join(" "));
-    let status = Command::new("node").args(arguments).current_dir(directory()).status();
+    let status = Command::new("node").args(arguments).current_dir(directory(folder)).status();
     let status = status.unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(status.success(), "`{command}` in tests/clients failed, see above");
+    assert!(status.success(), "`{command}` in tests/{folder} failed, see above");
 }
 
 /// Installs the client libraries, unless they are there.
-fn install() {
+fn install(folder: &str) {
     const NEEDED: &str = "the client tests are not skipped: install Node.js 20 or newer with npm";
     let version = Command::new("node").arg("--version").output();
     let version = version.unwrap_or_else(|error| panic!("node cannot be run ({error}); {NEEDED}")).stdout;
     let version = String::from_utf8_lossy(&version).into_owned();
     let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
     assert!(major.is_some_and(|major: u32| major >= 20), "node is {}; {NEEDED}", version.trim());
-    if directory().join("node_modules").is_dir() {
+    // Two tests may find it missing at once.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = lock(&TURN);
+    let directory = directory(folder);
+    if directory.join("node_modules").is_dir() {
         return;
     }
-    let status = Command::new("npm").arg("ci").current_dir(directory()).status();
+    let status = Command::new("npm").arg("ci").current_dir(directory).status();
     let status = status.unwrap_or_else(|error| panic!("npm cannot be run ({error}); {NEEDED}"));
-    assert!(status.success(), "`npm ci` in tests/clients failed, see above");
+    assert!(status.success(), "`npm ci` in tests/{folder} failed, see above");
 }
 
-fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")
+fn directory(folder: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder)
 }
 
 /// Obeys `node-control ADDRESS COMMAND…` for nodes until the program ends, and returns the address. The

@@ -20,7 +20,7 @@ impl Linked {
     /// If they do not become ready and see each other.
     #[must_use]
     pub fn start(count: u8) -> Self {
-        Self::start_with(count, "")
+        Self::start_with(count, |_| String::new())
     }
 
     /// The same, with more for each configuration file.
@@ -29,14 +29,14 @@ impl Linked {
     ///
     /// If they do not become ready and see each other.
     #[must_use]
-    pub fn start_with(count: u8, config: &str) -> Self {
+    pub fn start_with(count: u8, config: impl Fn(char) -> String) -> Self {
         let mut nodes: Vec<(Node, Relay)> = Vec::new();
         for letter in (b'a'..).take(count.into()).map(char::from) {
             let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
             let port = front.local_addr().expect("a bound socket").port();
             let mut node = Node::prepared(NodeOptions {
                 name: format!("desk-{letter}"),
-                config: format!("mesh_advertise = [\"127.0.0.1:{port}\"]\n{config}"),
+                config: format!("mesh_advertise = [\"127.0.0.1:{port}\"]\n{}", config(letter)),
                 join: nodes.first().map(|(first, _)| first.token()),
                 ..NodeOptions::default()
             });

@@ -52,7 +52,7 @@ fn libraries_when_programs_decide_about_logins() {
     let command = |provider: &str| format!("{provider} = ['node', '{program}', '{provider}']\n");
     let commands: String = ["win", "corp", "basic"].map(command).concat();
     let config = format!("[authenticators]\n{commands}[limits]\nauthentication_timeout_ms = 2000\n");
-    let nodes = Linked::start_with(2, &config);
+    let nodes = Linked::start_with(2, |_| config.clone());
     run_on(&nodes.urls(), &["run.mjs", "--deskmesh", "--suite", "logins", "--lib", "all"]);
 }
 

@@ -387,6 +387,10 @@ impl Agent {
             let source = edited(&cast.source, &[Key::new("desktopAgent")], Edit::Set(&node));
             self.publish(id, &slot.context, &cast, &source);
         }
+        // It comes back to the desk as well.
+        if let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) {
+            shared.has_seen(&cast.event);
+        }
         self.deliver(id, &Slot { cast: Some(cast), ..slot }, None);
     }
 
@@ -412,7 +416,8 @@ impl Agent {
         };
         let Some(kind) = proto_dacp::context_type(&context) else { return };
         let Some(shared) = self.channels.by_id.get_mut(&id).and_then(Channel::shared_mut) else { return };
-        if shared.has_seen(&event.detached()) || self.channels.casting.contains_key(&event) {
+        // Our own come back, before or after the change of the context.
+        if self.channels.casting.contains_key(&event) || shared.has_seen(&event.detached()) {
             return;
         }
         let wall_ms = data.member("time").and_then(|time| time.to_string().parse().ok()).unwrap_or(0);

@@ -10,7 +10,16 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 /// Crates without I/O, clock and randomness: they must build where there is none of these.
-const PURE: [&str; 4] = ["mesh-model", "mesh-core", "mesh-wire", "proto-gw3"];
+const PURE: [&str; 8] = [
+    "mesh-model",
+    "mesh-core",
+    "mesh-wire",
+    "proto-gw3",
+    "proto-dacp",
+    "proto-bridge",
+    "fdc3-directory",
+    "fdc3-agent",
+];
 const WASM: &str = "wasm32-unknown-unknown";
 
 #[expect(clippy::print_stderr, reason = "a command line tool")]
