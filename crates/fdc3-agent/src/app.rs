@@ -253,6 +253,8 @@ impl Agent {
         let listeners = std::mem::take(&mut app.listeners);
         if let Some(session) = app.session.take() {
             self.sessions.remove(&session);
+            // Nothing of what it has asked is answered any more.
+            self.pending.retain(|_, (of, _)| *of != session);
             self.outputs.push_back(Output::CloseSession(session));
         }
         self.leave_private_channels(&instance, listeners);
@@ -271,7 +273,8 @@ impl Agent {
     /// Takes an event of an app's session.
     pub(crate) fn app_event(&mut self, instance: &Text, event: Event) {
         match event {
-            Event::Attached { instance: server, .. } => {
+            Event::Attached { request, instance: server, .. } => {
+                self.pending(&request);
                 if let Some(app) = self.apps.get_mut(instance) {
                     app.server = Some(server);
                 }

@@ -28,6 +28,8 @@ mod open;
 mod peer;
 mod private;
 mod receive;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -176,7 +178,8 @@ pub struct Agent {
     openings: BTreeMap<Text, Opening>,
     raises: BTreeMap<u64, Raise>,
     owed: BTreeMap<Text, Owed>,
-    pending: BTreeMap<u64, Pending>,
+    /// What the node has yet to answer, and to which session.
+    pending: BTreeMap<u64, (SessionId, Pending)>,
     next_request: u64,
     timers: BTreeSet<(u64, Timer)>,
 }
@@ -333,7 +336,7 @@ impl Agent {
     fn ask(&mut self, session: SessionId, pending: Pending, command: impl FnOnce(Request) -> Command) -> u64 {
         let id = self.next_request;
         self.next_request += 1;
-        self.pending.insert(id, pending);
+        self.pending.insert(id, (session, pending));
         let request = Request { id: Json::assembled(id.to_string().into_bytes()), face: 0 };
         self.outputs.push_back(Output::Command(session, command(request)));
         id
@@ -345,7 +348,7 @@ impl Agent {
 
     fn pending(&mut self, request: &Request) -> Option<(u64, Pending)> {
         let id = std::str::from_utf8(request.id.as_bytes()).ok()?.parse().ok()?;
-        let pending = self.pending.remove(&id)?;
+        let (_, pending) = self.pending.remove(&id)?;
         self.no_timer_of_pending(id, &pending);
         Some((id, pending))
     }

@@ -147,7 +147,8 @@ impl Agent {
     /// Takes an event of the desk.
     pub(crate) fn desk_event(&mut self, event: Event) {
         match event {
-            Event::Attached { instance, .. } => {
+            Event::Attached { request, instance, .. } => {
+                self.pending(&request);
                 self.desk.instance = Some(instance);
                 self.publish_directory();
             }
@@ -197,6 +198,9 @@ impl Agent {
                     self.outputs.push_back(Output::Changed);
                 }
                 self.context_destroyed(&context);
+            }
+            Event::BusSubscribed { request, .. } => {
+                self.pending(&request);
             }
             Event::BusEvent { data, .. } => self.broadcast_elsewhere(&data),
             _ => {}
@@ -435,12 +439,8 @@ impl Agent {
     }
 
     pub(crate) fn pending_is_late(&mut self, id: u64) {
-        match self.pending.remove(&id) {
-            Some(Pending::Ask(ask)) => self.ask_failed(ask, Fault::ApiTimeout),
-            Some(other) => {
-                self.pending.insert(id, other);
-            }
-            None => {}
+        if let Some((_, Pending::Ask(ask))) = self.pending.remove(&id) {
+            self.ask_failed(ask, Fault::ApiTimeout);
         }
     }
 

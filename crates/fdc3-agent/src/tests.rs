@@ -1,0 +1,428 @@
+//! Agents on real nodes, in one thread: what an agent asks of its node is done at once, and links carry
+//! everything at once unless they are cut.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fdc3_directory::Directory;
+use mesh_core::visibility::Visibility;
+use mesh_core::{Input, Node, NodeSettings, Output as NodeOutput, Timing};
+use mesh_model::{
+    DomainId, Incarnation, Json, LinkId, LinkMessage, LinkPeer, NodeId, Now, SessionId, Text, Tick,
+};
+use proto_dacp::{Hello, Object, decode_hello};
+
+use super::*;
+
+const DIRECTORY: &str = r#"[
+    {"appId":"one","title":"One","type":"web","details":{"url":"http://app.example/one"}},
+    {"appId":"two","title":"Two","type":"web","details":{"url":"http://app.example/two"},
+     "interop":{"intents":{"listensFor":{"Do":{"contexts":["x.y"]}}}}}
+]"#;
+
+/// An app: the node it is at, and its connection.
+type Handle = (usize, u64);
+
+struct World {
+    nodes: Vec<Node>,
+    agents: Vec<Agent>,
+    frames: BTreeMap<Handle, VecDeque<Json>>,
+    launched: Vec<(usize, Text, Text)>,
+    links: VecDeque<(usize, LinkId, LinkMessage)>,
+    cut: bool,
+    now: Time,
+    next: u64,
+}
+
+impl World {
+    fn new(count: usize) -> Self {
+        Self::of_life(count, 1)
+    }
+
+    fn of_life(count: usize, life: u8) -> Self {
+        let mut world = Self {
+            nodes: Vec::new(),
+            agents: Vec::new(),
+            frames: BTreeMap::new(),
+            launched: Vec::new(),
+            links: VecDeque::new(),
+            cut: false,
+            now: Time { ms: 1_000, wall_ms: 1_700_000_000_000 },
+            next: 100,
+        };
+        for number in 0..count {
+            world.nodes.push(Node::new(node_settings(number), world.clock()));
+            world.agents.push(agent(number, life, world.now));
+        }
+        if count == 2 {
+            world.heal();
+        }
+        world.settle();
+        world
+    }
+
+    fn clock(&self) -> Now {
+        Now { tick: Tick(self.now.ms * 1_000), wall_ms: self.now.wall_ms }
+    }
+
+    fn heal(&mut self) {
+        self.cut = false;
+        for (at, other) in [(0, 1), (1, 0)] {
+            let peer = LinkPeer { node: NodeId([other as u8 + 1; 16]), dialled: at == 0 };
+            let link = LinkId(self.next);
+            let input = Input::LinkOpened { link, peer };
+            let now = self.clock();
+            self.nodes[at].handle(input, now);
+        }
+        self.next += 1;
+        self.settle();
+    }
+
+    fn cut(&mut self) {
+        self.cut = true;
+        let (link, now) = (LinkId(self.next - 1), self.clock());
+        for node in &mut self.nodes {
+            node.handle(Input::LinkClosed { link, reason: "cut".into() }, now);
+        }
+        self.settle();
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now.ms += 100;
+            self.now.wall_ms += 100;
+            let (clock, now) = (self.clock(), self.now);
+            for (node, agent) in self.nodes.iter_mut().zip(&mut self.agents) {
+                node.handle_timeout(clock);
+                agent.handle_timeout(now);
+            }
+            self.settle();
+        }
+    }
+
+    /// Passes everything on until nobody has anything to say.
+    fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            for at in 0..self.nodes.len() {
+                while let Some(output) = self.agents[at].poll_output() {
+                    quiet = false;
+                    let clock = self.clock();
+                    match output {
+                        Output::Frame(connection, frame) | Output::Data(connection, frame) => {
+                            let frame = Json::parse(frame).unwrap();
+                            self.frames.entry((at, connection.0)).or_default().push_back(frame);
+                        }
+                        Output::Command(session, command) => {
+                            self.nodes[at].handle(Input::Session { session, command }, clock);
+                        }
+                        Output::CloseSession(session) => {
+                            self.nodes[at].handle(Input::SessionClosed { session, heard: None }, clock);
+                        }
+                        Output::Launch { instance, secret, .. } => self.launched.push((at, instance, secret)),
+                        _ => {}
+                    }
+                }
+                while let Some(output) = self.nodes[at].poll_output() {
+                    quiet = false;
+                    match output {
+                        NodeOutput::Event { session, event } => {
+                            self.agents[at].event(session, event, self.now);
+                        }
+                        NodeOutput::Link { link, message, .. } if !self.cut => {
+                            self.links.push_back((1 - at, link, message));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            while let Some((at, link, message)) = self.links.pop_front() {
+                quiet = false;
+                let clock = self.clock();
+                self.nodes[at].handle(Input::Link { link, message }, clock);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn hello(&mut self, at: usize, hello: &Hello) -> Result<Handle, String> {
+        self.next += 1;
+        let (connection, now) = (ConnectionId(self.next), self.now);
+        let session = SessionId(self.next);
+        let connected = self.agents[at].connect(connection, session, hello, &Admission::default(), now);
+        self.settle();
+        connected.map(|()| (at, self.next)).map_err(|refused| refused.why)
+    }
+
+    /// Connects an app, and returns it and its welcome.
+    fn app(&mut self, at: usize, name: &str) -> (Handle, Json) {
+        let hello = identity(&format!("http://app.example/{name}"), None);
+        let app = self.hello(at, &hello).unwrap();
+        let welcome = self.take(app).member("payload").unwrap();
+        (app, welcome)
+    }
+
+    fn gone(&mut self, app: Handle) {
+        let now = self.now;
+        self.agents[app.0].disconnected(ConnectionId(app.1), now);
+        self.settle();
+    }
+
+    fn take(&mut self, app: Handle) -> Json {
+        self.frames.get_mut(&app).and_then(VecDeque::pop_front).expect("a frame")
+    }
+
+    /// Returns the types of all that an app was sent.
+    fn story(&mut self, app: Handle) -> Vec<String> {
+        let frames = self.frames.remove(&app).unwrap_or_default();
+        frames.iter().map(|frame| frame.member("type").unwrap().as_text().unwrap().to_string()).collect()
+    }
+
+    fn send(&mut self, app: Handle, name: &str, payload: &str) {
+        let text =
+            format!(r#"{{"type":"{name}Request","payload":{payload},"meta":{{"requestUuid":"{name}"}}}}"#);
+        let now = self.now;
+        self.agents[app.0].frame(ConnectionId(app.1), &Bytes::from(text), now).unwrap();
+        self.settle();
+    }
+
+    /// Asks for something, and returns the payload of the answer; what else came is forgotten.
+    fn ask(&mut self, app: Handle, name: &str, payload: &str) -> Json {
+        self.frames.remove(&app);
+        self.send(app, name, payload);
+        self.payload(app, &format!("{name}Response")).expect("an answer")
+    }
+
+    fn payload(&mut self, app: Handle, kind: &str) -> Option<Json> {
+        let frames = self.frames.remove(&app).unwrap_or_default();
+        let found = frames.iter().find(|frame| text(frame, "type").as_deref() == Some(kind));
+        found.and_then(|frame| frame.member("payload"))
+    }
+}
+
+fn text(of: &Json, name: &str) -> Option<Text> {
+    of.member(name)?.as_text()
+}
+
+fn error(payload: &Json) -> Option<String> {
+    text(payload, "error").map(|word| word.to_string())
+}
+
+fn identity(url: &str, claim: Option<(&str, &str)>) -> Hello {
+    let payload = Object::new().text("identityUrl", url);
+    let payload = match claim {
+        Some((instance, secret)) => payload.text("instanceId", instance).text("instanceUuid", secret),
+        None => payload,
+    };
+    let frame = Object::new().text("type", "WCP4ValidateAppIdentity").json("payload", &payload.end()).end();
+    decode_hello(frame.as_bytes(), JsonLimits::WIDEST).unwrap()
+}
+
+fn agent(number: usize, life: u8, now: Time) -> Agent {
+    let settings = Settings {
+        node: format!("desk-{number}").into(),
+        user: "ann".into(),
+        version: "0".into(),
+        secret: [number as u8 * 10 + life; 32],
+        instance_key: [9; 32],
+        json: JsonLimits::WIDEST,
+        limits: Limits::default(),
+    };
+    let mut directory = Directory::default();
+    directory.replace("test", fdc3_directory::parse(DIRECTORY.as_bytes()).unwrap().records);
+    Agent::new(settings, SessionId(1), Arc::new(directory), now)
+}
+
+const CONTEXT: &str = r#"{"type":"x.y","n":1.0}"#;
+
+fn broadcast(channel: &str) -> String {
+    format!(r#"{{"channelId":"{channel}","context":{CONTEXT}}}"#)
+}
+
+#[test]
+fn a_broadcast_is_heard_by_others_here_and_there_and_is_state_for_who_comes_later() {
+    let mut world = World::new(2);
+    let apps = [world.app(0, "one").0, world.app(0, "two").0, world.app(1, "two").0];
+    for app in apps {
+        world.send(app, "joinUserChannel", r#"{"channelId":"fdc3.channel.1"}"#);
+        world.send(app, "addContextListener", r#"{"channelId":null,"contextType":"x.y"}"#);
+        world.story(app);
+    }
+    world.send(apps[0], "broadcast", &broadcast("fdc3.channel.1"));
+    assert_eq!(world.story(apps[0]), ["broadcastResponse"], "no echo");
+    for app in &apps[1..] {
+        let heard = world.payload(*app, "broadcastEvent").unwrap();
+        assert_eq!(heard.member("context").unwrap().to_string(), CONTEXT);
+    }
+    // It is not told again as state.
+    world.pass(3_000);
+    assert_eq!(world.story(apps[2]), [""; 0]);
+    let now = world.ask(apps[2], "getCurrentContext", r#"{"channelId":"fdc3.channel.1"}"#);
+    assert_eq!(now.member("context").unwrap().to_string(), CONTEXT);
+}
+
+#[test]
+fn what_was_broadcast_while_nodes_were_apart_is_told_once_as_state() {
+    let mut world = World::new(2);
+    let (one, two) = (world.app(0, "one").0, world.app(1, "two").0);
+    for app in [one, two] {
+        world.send(app, "getOrCreateChannel", r#"{"channelId":"news"}"#);
+    }
+    world.send(two, "addContextListener", r#"{"channelId":"news","contextType":null}"#);
+    world.cut();
+    for _ in 0..3 {
+        world.send(one, "broadcast", &broadcast("news"));
+        world.pass(1_000);
+    }
+    world.story(two);
+    world.heal();
+    world.pass(3_000);
+    assert_eq!(world.story(two), ["broadcastEvent"]);
+}
+
+#[test]
+fn a_raiser_hears_of_a_handler_that_is_gone() {
+    for there in [0, 1] {
+        let mut world = World::new(2);
+        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
+        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
+        let instance = text(&welcome, "instanceId").unwrap();
+        let raise = format!(
+            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
+        );
+        let resolution = world.ask(raiser, "raiseIntent", &raise);
+        assert!(resolution.member("intentResolution").is_some(), "{resolution}");
+        let event = world.payload(handler, "intentEvent").unwrap();
+        assert_eq!(event.member("context").unwrap().to_string(), CONTEXT);
+        world.gone(handler);
+        let result = world.payload(raiser, "raiseIntentResultResponse").unwrap();
+        assert_eq!(error(&result).as_deref(), Some("IntentHandlerRejected"));
+    }
+}
+
+#[test]
+fn nobody_answers_for_somebody_else_or_twice() {
+    let mut world = World::new(1);
+    let (raiser, other) = (world.app(0, "one").0, world.app(0, "one").0);
+    let (handler, welcome) = world.app(0, "two");
+    world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
+    let instance = text(&welcome, "instanceId").unwrap();
+    let raise =
+        format!(r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#);
+    world.ask(raiser, "raiseIntent", &raise);
+    let id = text(&world.payload(handler, "intentEvent").unwrap(), "raiseIntentRequestUuid").unwrap();
+    let result = format!(r#"{{"raiseIntentRequestUuid":"{id}","intentResult":{{"context":{CONTEXT}}}}}"#);
+    world.send(other, "intentResult", &result);
+    assert_eq!(world.story(raiser), [""; 0]);
+    world.send(handler, "intentResult", &result);
+    world.send(handler, "intentResult", &result);
+    assert_eq!(world.story(raiser), ["raiseIntentResultResponse"]);
+}
+
+#[test]
+fn a_private_channel_is_for_its_members() {
+    let mut world = World::new(1);
+    let (one, two) = (world.app(0, "one").0, world.app(0, "two").0);
+    let made = world.ask(one, "createPrivateChannel", "{}");
+    let id = text(&made.member("privateChannel").unwrap(), "id").unwrap();
+    let of = format!(r#"{{"channelId":"{id}","contextType":null}}"#);
+    for asked in ["getOrCreateChannel", "addContextListener", "getCurrentContext", "privateChannelDisconnect"]
+    {
+        assert_eq!(error(&world.ask(two, asked, &of)).as_deref(), Some("AccessDenied"), "{asked}");
+    }
+    assert_eq!(error(&world.ask(two, "broadcast", &broadcast(&id))).as_deref(), Some("AccessDenied"));
+    assert_eq!(error(&world.ask(one, "broadcast", &broadcast(&id))), None);
+}
+
+#[test]
+fn an_instance_is_who_knows_its_secret() {
+    let mut world = World::new(1);
+    let (one, welcome) = world.app(0, "one");
+    let (id, secret) = (text(&welcome, "instanceId").unwrap(), text(&welcome, "instanceUuid").unwrap());
+    let url = "http://app.example/one";
+    let comes = |world: &mut World, secret: &str| {
+        let app = world.hello(0, &identity(url, Some((&id, secret)))).unwrap();
+        let welcome = world.take(app).member("payload").unwrap();
+        (app, text(&welcome, "instanceId").unwrap())
+    };
+    // While it is there, whoever comes is a copy of its window.
+    assert_ne!(comes(&mut world, &secret).1, id);
+    world.gone(one);
+    assert_ne!(comes(&mut world, "guessed").1, id);
+    let (again, instance) = comes(&mut world, &secret);
+    assert_eq!(instance, id);
+    world.gone(again);
+    // A later life of the node knows it too, and never under another app.
+    world = World::of_life(1, 2);
+    let other = world.hello(0, &identity("http://app.example/two", Some((&id, &secret)))).unwrap();
+    let welcome = world.take(other).member("payload").unwrap();
+    assert_ne!(text(&welcome, "instanceId").unwrap(), id);
+    assert_eq!(comes(&mut world, &secret).1, id);
+    assert!(world.hello(0, &identity("http://evil.example/", None)).is_err());
+}
+
+#[test]
+fn an_app_that_never_comes_or_never_listens_is_told_apart() {
+    let mut world = World::new(1);
+    let one = world.app(0, "one").0;
+    let open = format!(r#"{{"app":{{"appId":"two"}},"context":{CONTEXT}}}"#);
+    world.send(one, "open", &open);
+    world.pass(16_000);
+    let answer = world.payload(one, "openResponse").unwrap();
+    assert_eq!(error(&answer).as_deref(), Some("ErrorOnLaunch"));
+    world.send(one, "open", &open);
+    let (_, instance, secret) = world.launched.pop().unwrap();
+    let two = world.hello(0, &identity("http://app.example/two", Some((&instance, &secret)))).unwrap();
+    world.pass(16_000);
+    let answer = world.payload(one, "openResponse").unwrap();
+    assert_eq!(error(&answer).as_deref(), Some("AppTimeout"));
+    // Too late, and not told any more.
+    world.story(two);
+    world.send(two, "addContextListener", r#"{"channelId":null,"contextType":null}"#);
+    assert_eq!(world.story(two), ["addContextListenerResponse"]);
+}
+
+#[test]
+fn nothing_is_left_when_all_have_gone() {
+    let mut world = World::new(2);
+    let (one, (two, welcome)) = (world.app(0, "one").0, world.app(1, "two"));
+    let instance = text(&welcome, "instanceId").unwrap();
+    for app in [one, two] {
+        world.send(app, "addContextListener", r#"{"channelId":null,"contextType":null}"#);
+        world.send(app, "joinUserChannel", r#"{"channelId":"fdc3.channel.2"}"#);
+        world.send(app, "createPrivateChannel", "{}");
+    }
+    world.send(two, "addIntentListener", r#"{"intent":"Do"}"#);
+    let raise =
+        format!(r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#);
+    world.send(one, "raiseIntent", &raise);
+    world.send(one, "open", r#"{"app":{"appId":"two"}}"#);
+    world.gone(one);
+    world.gone(two);
+    world.pass(60_000);
+    for agent in &world.agents {
+        assert!(agent.apps.is_empty() && agent.sessions.is_empty() && agent.connections.is_empty());
+        assert!(agent.openings.is_empty() && agent.raises.is_empty() && agent.owed.is_empty());
+        assert!(agent.pending.is_empty(), "{:?}", agent.pending);
+        assert!(agent.channels.by_id.values().all(|channel| channel.private().is_none()));
+        assert_eq!(agent.timers.len(), 1, "the heartbeat: {:?}", agent.timers);
+    }
+}
+
+fn node_settings(number: usize) -> NodeSettings {
+    NodeSettings {
+        node: NodeId([number as u8 + 1; 16]),
+        incarnation: Incarnation(1),
+        name: format!("desk-{number}").into(),
+        addresses: Vec::new(),
+        domain: DomainId([7; 16]),
+        id_secret: number as u128 + 1,
+        visibility: Visibility::default(),
+        limits: mesh_model::Limits::default(),
+        timing: Timing::default(),
+    }
+}
