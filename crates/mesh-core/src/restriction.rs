@@ -37,6 +37,8 @@ enum Expression {
     Either(Box<Self>, Box<Self>),
     Equal(Box<Self>, Box<Self>),
     Unequal(Box<Self>, Box<Self>),
+    /// A pattern that is written out is kept compiled.
+    MatchesPattern(Box<Self>, Box<regex::Regex>),
     Matches(Box<Self>, Box<Self>),
 }
 
@@ -114,6 +116,9 @@ impl Expression {
             Self::Either(a, b) => eval(a).holds() || eval(b).holds(),
             Self::Equal(a, b) => eval(a) == eval(b),
             Self::Unequal(a, b) => eval(a) != eval(b),
+            Self::MatchesPattern(a, pattern) => {
+                matches!(eval(a), Value::Text(text) if pattern.is_match(&text))
+            }
             Self::Matches(a, b) => match (eval(a), eval(b)) {
                 (Value::Text(text), Value::Text(pattern)) => whole(&pattern).is_ok_and(|p| p.is_match(&text)),
                 _ => false,
@@ -182,11 +187,14 @@ impl Parser<'_> {
             } else if self.take("!=") {
                 Expression::Unequal(Box::new(left), Box::new(self.term()?))
             } else if self.take("?") {
-                let pattern = self.term()?;
-                if let Expression::Literal(Value::Text(text)) = &pattern {
-                    whole(text).map_err(|_| format!("'{text}' is not a regular expression"))?;
+                match self.term()? {
+                    Expression::Literal(Value::Text(text)) => {
+                        let pattern =
+                            whole(&text).map_err(|_| format!("'{text}' is not a regular expression"))?;
+                        Expression::MatchesPattern(Box::new(left), Box::new(pattern))
+                    }
+                    pattern => Expression::Matches(Box::new(left), Box::new(pattern)),
                 }
-                Expression::Matches(Box::new(left), Box::new(pattern))
             } else {
                 return Ok(left);
             };
