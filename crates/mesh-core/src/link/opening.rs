@@ -1,0 +1,291 @@
+//! How a link is opened and how it ends, and which of several between two nodes serves.
+
+use std::collections::VecDeque;
+
+use mesh_model::link::{LinkMessage, reject};
+use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
+
+use super::{Claim, Link, State};
+use crate::node::Node;
+use crate::{Notice, Output};
+
+/// The one version of the mesh protocol so far.
+const PROTOCOL: u16 = 1;
+const SERVES: &str = "another link between these nodes serves";
+const NEWER_LIFE: &str = "a newer life of this node is known; if its data directory or disk was copied, stop the copy, delete its data directory and join with a new token";
+
+impl Node {
+    pub(crate) fn link_opened(&mut self, link: LinkId, peer: LinkPeer) {
+        let now = self.now.tick;
+        let new = Link {
+            peer: peer.node,
+            dialled: peer.dialled,
+            incarnation: Incarnation(0),
+            state: State::Opening,
+            opened: now,
+            heard: now,
+            pinged: now,
+            pings: 0,
+            claim: None,
+            rtt_us: None,
+            vector: None,
+            cursor: 0,
+            dirty: false,
+            in_flight: 0,
+            stage: Vec::new(),
+            stage_bytes: 0,
+            stage_reset: false,
+            refused: false,
+            held: VecDeque::new(),
+            held_since: now,
+        };
+        self.links.insert(link, new);
+        if peer.node == self.settings.node {
+            return self.close_link(link, reject::DUPLICATE, "this is the node itself");
+        }
+        if peer.dialled {
+            // What serves is not replaced, and one dial of this node is enough: the other side can rely on it
+            // that whoever says `Hello` had neither.
+            let others = self.links_beside(link, peer.node);
+            if others.iter().any(|(_, state, dialled)| *state == State::Up || *dialled) {
+                return self.close_link(link, reject::DUPLICATE, SERVES);
+            }
+            let message = LinkMessage::Hello {
+                protocol_min: PROTOCOL,
+                protocol_max: PROTOCOL,
+                incarnation: self.settings.incarnation,
+                name: self.settings.name.clone(),
+                wall_ms: self.now.wall_ms,
+                addresses: self.settings.addresses.clone(),
+            };
+            self.emit(Output::Link { link, lane: Lane::Control, message });
+        }
+    }
+
+    pub(crate) fn link_message(&mut self, link: LinkId, message: LinkMessage) {
+        let now = self.now.tick;
+        let Some(known) = self.links.get_mut(&link) else { return };
+        known.heard = now;
+        let (state, dialled, peer) = (known.state, known.dialled, known.peer);
+        match (state, message) {
+            (State::Opening, LinkMessage::Hello { protocol_min, protocol_max, incarnation, name, .. })
+                if !dialled =>
+            {
+                if !(protocol_min..=protocol_max).contains(&PROTOCOL) {
+                    let text = format!(
+                        "this node speaks mesh protocol {PROTOCOL}, the other {protocol_min} to {protocol_max}; update the older one"
+                    );
+                    return self.reject_link(link, reject::VERSION, &text);
+                }
+                self.hello(link, peer, incarnation, name);
+            }
+            (State::Opening, LinkMessage::Welcome { incarnation, name, .. }) if dialled => {
+                if self.nodes.get(&peer).is_some_and(|known| known.incarnation > incarnation) {
+                    return self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
+                }
+                self.link_up(link, peer, incarnation, name);
+            }
+            (State::Opening, LinkMessage::Reject { code, text }) => self.close_link(link, code, &text),
+            (State::Opening, message)
+                if dialled
+                    && message.is_session_traffic()
+                    && known.held.len() < self.settings.limits.held_messages_max =>
+            {
+                // The other side is up already, and its lanes are not ordered with each other: this has
+                // overtaken the `Welcome`, and waits for it.
+                known.held_since = now;
+                known.held.push_back(message);
+            }
+            (State::Opening | State::Waiting, _) => {
+                self.close_link(link, reject::PROTOCOL, "the first message was not the one that opens a link")
+            }
+            (State::Up, LinkMessage::Hello { .. } | LinkMessage::Welcome { .. }) => {
+                self.close_link(link, reject::PROTOCOL, "the link is open already");
+            }
+            (State::Up, message) => self.message(link, peer, message),
+        }
+    }
+
+    /// Decides whether a node that introduces itself is let in, and whether this link or another serves.
+    fn hello(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
+        let known_life = self.nodes.get(&peer).map(|node| node.incarnation);
+        if known_life.is_some_and(|known| known > incarnation) {
+            return self.reject_link(link, reject::SUPERSEDED, NEWER_LIFE);
+        }
+        let in_the_way = self.in_the_way(link, peer, incarnation);
+        let asked = match in_the_way {
+            Some((serving, State::Up)) => self.ping(serving).map(|count| (count, self.now.tick)),
+            _ => None,
+        };
+        if let Some(known) = self.links.get_mut(&link) {
+            known.state = State::Waiting;
+            known.claim = Some(Claim { incarnation, name, asked });
+        }
+        if in_the_way.is_none() {
+            self.accept_link(link);
+        }
+    }
+
+    /// Returns the other links between this node and that one.
+    fn links_beside(&self, link: LinkId, peer: NodeId) -> Vec<(LinkId, State, bool)> {
+        let others = self.links.iter().filter(|(id, other)| **id != link && other.peer == peer);
+        others.map(|(id, other)| (*id, other.state, other.dialled)).collect()
+    }
+
+    /// Returns the link that a node's new one has to wait for, if there is one.
+    ///
+    /// That is the one that serves, unless it led to an earlier life; it is asked, since the other side
+    /// may have lost it. Else, of two dials at once, that of the smaller id wins on both sides alike.
+    fn in_the_way(&self, link: LinkId, peer: NodeId, incarnation: Incarnation) -> Option<(LinkId, State)> {
+        let others = self.links_beside(link, peer);
+        let same_life = |id: &LinkId| self.links.get(id).is_some_and(|l| l.incarnation >= incarnation);
+        let serving = others.iter().find(|(id, state, _)| *state == State::Up && same_life(id));
+        let dialled = || {
+            let own_first = self.settings.node < peer;
+            others.iter().find(|(_, state, dialled)| own_first && *dialled && *state == State::Opening)
+        };
+        serving.or_else(dialled).map(|(id, state, _)| (*id, *state))
+    }
+
+    /// Lets a link serve whose dialler has introduced itself, in place of all others.
+    pub(super) fn accept_link(&mut self, link: LinkId) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let (peer, Some(claim)) = (known.peer, known.claim.take()) else { return };
+        known.state = State::Opening;
+        if self.nodes.get(&peer).is_some_and(|node| node.incarnation > claim.incarnation) {
+            return self.reject_link(link, reject::SUPERSEDED, NEWER_LIFE);
+        }
+        self.end_other_links(link, peer, claim.incarnation);
+        let message = LinkMessage::Welcome {
+            protocol: PROTOCOL,
+            incarnation: self.settings.incarnation,
+            name: self.settings.name.clone(),
+            wall_ms: self.now.wall_ms,
+            addresses: self.settings.addresses.clone(),
+        };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        self.link_up(link, peer, claim.incarnation, claim.name);
+    }
+
+    /// One link serves between two nodes: the others end.
+    fn end_other_links(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation) {
+        let others = self.links_beside(link, peer);
+        for (other, ..) in &others {
+            // None of them is to take the place of another now.
+            if let Some(known) = self.links.get_mut(other) {
+                known.claim = None;
+            }
+        }
+        for (other, state, _) in others {
+            if state == State::Waiting {
+                self.reject_link(other, reject::DUPLICATE, SERVES);
+                continue;
+            }
+            if self.link_to(peer) == Some(other) {
+                self.hand_over(other, incarnation);
+            }
+            self.close_link(other, reject::DUPLICATE, "replaced by a newer link");
+        }
+    }
+
+    /// The link that served is broken, and another of the same life is there to take its place: it is asked
+    /// what became of the calls, and applications notice nothing.
+    fn hand_over(&mut self, serving: LinkId, incarnation: Incarnation) {
+        let Some(known) = self.links.get(&serving).filter(|link| link.incarnation == incarnation) else {
+            return;
+        };
+        let (peer, heard) = (known.peer, known.heard);
+        let Some(node) = self.nodes.get_mut(&peer) else { return };
+        node.link = None;
+        let name = node.name.clone();
+        self.calls_wait(peer, heard.plus_millis(self.settings.timing.call_grace_ms));
+        self.end_requests_over(serving, &name);
+    }
+
+    /// Looks at the links that wait: the one that serves has answered, or is no more.
+    pub(super) fn settle_claims(&mut self, peer: NodeId, answered: Option<u64>) {
+        let waiting: Vec<(LinkId, Claim)> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.peer == peer)
+            .filter_map(|(id, link)| Some((*id, link.claim.clone()?)))
+            .collect();
+        for (id, claim) in waiting {
+            let serves = claim.asked.is_some_and(|(count, _)| answered.is_some_and(|pong| pong >= count));
+            if serves {
+                self.reject_link(id, reject::DUPLICATE, SERVES);
+            } else if self.links.contains_key(&id) && self.in_the_way(id, peer, claim.incarnation).is_none() {
+                self.accept_link(id);
+            }
+        }
+    }
+
+    fn link_up(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
+        if let Some(known) = self.links.get_mut(&link) {
+            known.state = State::Up;
+            known.incarnation = incarnation;
+        }
+        self.end_other_links(link, peer, incarnation);
+        let node = self.know_node(peer, incarnation, name.clone());
+        let restarted = node.incarnation < incarnation;
+        node.incarnation = incarnation;
+        node.link = Some(link);
+        node.lost_at = None;
+        if restarted {
+            self.end_streams_with(peer);
+        }
+        self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
+        let message = LinkMessage::DomainOpen {
+            domain: self.settings.domain,
+            vector: self.replica.vector().clone(),
+            floor: self.replica.floor().clone(),
+            hash: self.replica.hash(),
+        };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        self.attach_calls(peer, link);
+        self.end_interests_of_node(peer);
+        self.subscribe_again(peer, link);
+        self.notice(Notice::NodeUp { node: peer, name });
+        if let Some(known) = self.links.get_mut(&link) {
+            known.held_since = self.now.tick;
+        }
+        self.release_held(link, false);
+    }
+
+    fn reject_link(&mut self, link: LinkId, code: u16, text: &str) {
+        if let Some(known) = self.links.get(&link).filter(|_| code != reject::DUPLICATE) {
+            let node = known.peer;
+            self.notice(Notice::LinkRefused { node, reason: text.into() });
+        }
+        let message = LinkMessage::Reject { code, text: text.into() };
+        self.emit(Output::Link { link, lane: Lane::Control, message });
+        self.close_link(link, code, text);
+    }
+
+    pub(super) fn close_link(&mut self, link: LinkId, code: u16, text: &str) {
+        self.emit(Output::CloseLink { link, code, text: text.into() });
+        self.link_closed(link, &text.into());
+    }
+
+    pub(crate) fn link_closed(&mut self, link: LinkId, reason: &Text) {
+        let Some(known) = self.links.get(&link) else { return };
+        let (peer, incarnation, heard) = (known.peer, known.incarnation, known.heard);
+        // The rejection may be lost to the close that follows it, which has the same words.
+        if known.dialled && known.state == State::Opening && !reason.contains(SERVES) {
+            self.notice(Notice::LinkRefused { node: peer, reason: reason.clone() });
+        }
+        let served = self.link_to(peer) == Some(link);
+        let mut claims =
+            self.links.values().filter(|link| link.peer == peer).filter_map(|link| link.claim.as_ref());
+        if served && claims.any(|claim| claim.incarnation == incarnation) {
+            self.hand_over(link, incarnation);
+        } else if served {
+            self.node_unreachable(peer, link, heard, reason);
+        }
+        self.links.remove(&link);
+        self.settle_claims(peer, None);
+        if served && self.nodes.get(&peer).is_some_and(|node| node.link.is_none() && node.lost_at.is_none()) {
+            self.node_unreachable(peer, link, heard, reason);
+        }
+    }
+}
