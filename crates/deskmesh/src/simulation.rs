@@ -60,6 +60,7 @@ fn start(
         domain: DomainId([1; 16]),
         id_secret: u128::from(number),
         visibility: Visibility::default(),
+        relay: true,
         limits: Limits::default(),
         timing: Timing::default(),
     };

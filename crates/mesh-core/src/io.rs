@@ -60,6 +60,15 @@ pub enum Input {
         /// The link.
         link: LinkId,
     },
+    /// A message that this node passes on for another was not taken by its next link.
+    NotRelayed {
+        /// That link.
+        link: LinkId,
+        /// Who sent it.
+        node: NodeId,
+        /// By which channel.
+        channel: u64,
+    },
     /// A link is gone.
     LinkClosed {
         /// The link.
@@ -133,7 +142,7 @@ pub enum CloseReason {
 #[expect(missing_docs, reason = "the fields are what the sentence needs")]
 pub enum Notice {
     /// Another node can be reached.
-    NodeUp { node: NodeId, name: Text },
+    NodeUp { node: NodeId, name: Text, by_way_of: Option<Text> },
     /// It cannot any more.
     NodeDown { node: NodeId, name: Text, reason: Text },
     /// It was away too long, or lives a new life.

@@ -9,13 +9,15 @@
 
 mod liveness;
 mod opening;
+mod relay;
 mod replication;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use mesh_model::link::{LinkMessage, WireEntry, reject};
 use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionVector};
 
+use self::relay::Via;
 use crate::Output;
 use crate::key::UserKey;
 use crate::node::Node;
@@ -27,6 +29,11 @@ use crate::session::parse_restriction;
 pub(crate) struct Link {
     pub(crate) peer: NodeId,
     dialled: bool,
+    /// How a relayed link gets there.
+    via: Option<Via>,
+    /// To whom the other end has direct links, as it says, and what it was told of this end's.
+    neighbours: BTreeSet<NodeId>,
+    told: BTreeSet<NodeId>,
     pub(crate) incarnation: Incarnation,
     state: State,
     opened: Tick,
@@ -71,6 +78,13 @@ struct Claim {
     /// The ping that asks the serving link, and when it went. While this node's own dial is being opened
     /// there is nothing to ask.
     asked: Option<(u64, Tick)>,
+}
+
+impl Link {
+    /// The life of the node at the other end.
+    pub(crate) const fn origin(&self) -> Origin {
+        Origin { node: self.peer, incarnation: self.incarnation }
+    }
 }
 
 impl Node {
@@ -132,6 +146,11 @@ impl Node {
                     self.compare(link, &vector, hash);
                 }
             }
+            LinkMessage::Neighbours { nodes } => self.note_neighbours(link, nodes),
+            LinkMessage::Relay { node, channel, lane, carried } => {
+                self.relay(link, node, channel, lane, carried);
+            }
+            LinkMessage::Relayed { node, channel, carried } => self.relayed(link, node, channel, carried),
             LinkMessage::Attach { calls } => self.calls_asked_for(link, &calls),
             LinkMessage::CallState { known, unseen, forgotten } => {
                 self.calls_told_of(link, peer, &known, &unseen, &forgotten);
@@ -193,6 +212,9 @@ impl Node {
             | LinkMessage::Attach { .. }
             | LinkMessage::CallState { .. }
             | LinkMessage::Batch { .. }
+            | LinkMessage::Neighbours { .. }
+            | LinkMessage::Relay { .. }
+            | LinkMessage::Relayed { .. }
             | LinkMessage::Digest { .. } => {}
         }
     }

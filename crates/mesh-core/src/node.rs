@@ -44,6 +44,9 @@ pub struct NodeSettings {
     pub id_secret: u128,
     /// What other nodes get to know.
     pub visibility: Visibility,
+    /// Whether it passes messages on between nodes that cannot reach each other, and lets others do so
+    /// for it.
+    pub relay: bool,
     /// Bounds.
     pub limits: Limits,
     /// Intervals.
@@ -67,6 +70,8 @@ pub struct Timing {
     pub hold_ms: u64,
     /// How long a link may take to be opened.
     pub open_ms: u64,
+    /// How long a node that cannot be reached directly is dialled before it is by way of another.
+    pub relay_ms: u64,
     /// Between comparisons of state with neighbours.
     pub digest_ms: u64,
     /// Age at which tombstones may be dropped.
@@ -84,6 +89,7 @@ impl Default for Timing {
             gone_ms: 30_000,
             hold_ms: 250,
             open_ms: 5_000,
+            relay_ms: 1_000,
             digest_ms: 30_000,
             tombstone_ms: 3_600_000,
         }
@@ -141,6 +147,10 @@ pub struct Node {
     pub(crate) bus: Bus,
 
     pub(crate) links: BTreeMap<LinkId, Link>,
+    /// Whether links have come or gone, or who can be reached over them has changed.
+    pub(crate) links_changed: bool,
+    /// When a node is to be dialled by way of another.
+    pub(crate) relay_due: Option<Tick>,
     /// How often this node was late lately, and until when that counts.
     pub(crate) late: (u64, Tick),
     pub(crate) next_digest: Tick,
@@ -185,6 +195,8 @@ impl Node {
             resuming: BTreeMap::new(),
             bus: Bus::default(),
             links: BTreeMap::new(),
+            links_changed: false,
+            relay_due: None,
             late: (0, Tick(0)),
             divergences: 0,
             outputs: VecDeque::new(),
@@ -210,12 +222,14 @@ impl Node {
             Input::LinkOpened { link, peer } => self.link_opened(link, peer),
             Input::Link { link, message } => self.link_message(link, message),
             Input::LinkDrained { link } => self.link_drained(link),
+            Input::NotRelayed { link, node, channel } => self.not_relayed(link, node, channel),
             Input::LinkClosed { link, reason } => self.link_closed(link, &reason),
             Input::Leave => self.leave_mesh(),
             Input::Visibility(lists) => self.set_visibility(*lists),
         }
         self.settle_rows();
         self.flush_links();
+        self.settle_relays();
     }
 
     /// Does what is due. Calling it too early or too often does no harm.
@@ -227,6 +241,7 @@ impl Node {
         self.returning_timers();
         self.settle_rows();
         self.flush_links();
+        self.settle_relays();
     }
 
     /// Returns the next thing to be done.
@@ -305,7 +320,7 @@ impl Node {
     }
 
     pub(crate) fn emit(&mut self, output: Output) {
-        self.outputs.push_back(output);
+        self.outputs.extend(self.routed(output));
     }
 
     pub(crate) fn notice(&mut self, notice: Notice) {
@@ -344,15 +359,28 @@ impl Node {
         self.next_id
     }
 
+    /// Returns a number that no life of any node uses for another relayed link.
+    pub(crate) const fn next_channel(&mut self) -> u64 {
+        (self.next_mixed() >> 64) as u64
+    }
+
     /// Returns an id for applications: begins with `prefix`, unique over the mesh, not to be guessed.
     pub(crate) fn next_name(&mut self, prefix: char) -> Text {
-        let number = u128::from(self.next_number());
+        let mixed = self.next_mixed();
+        Text::from(format!("{prefix}-{:020x}", mixed >> 48))
+    }
+
+    /// Returns a number that looks like chance and differs from all that any node had before.
+    const fn next_mixed(&mut self) -> u128 {
+        let number = self.next_number() as u128;
         let mut x = self.settings.id_secret ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        for _ in 0..3 {
+        let mut round = 0;
+        while round < 3 {
+            round += 1;
             x = (x ^ (x >> 67)).wrapping_mul(0xda94_2042_e4dd_58b5_2b7e_1516_28ae_d2a7);
             x ^= self.settings.id_secret.rotate_left(41);
         }
-        Text::from(format!("{prefix}-{:020x}", x >> 48))
+        x
     }
 
     /// Returns whether `more` entries of `bytes` in total still fit into the domain.

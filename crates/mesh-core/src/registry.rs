@@ -39,6 +39,9 @@ pub(crate) struct RemoteNode {
     pub(crate) said_in: Incarnation,
     /// When it was last heard, by this node or by another that said so.
     pub(crate) heard_at: Tick,
+    /// From when on it may be dialled by way of another node, and how many such dials failed in a row.
+    pub(crate) relay_at: Tick,
+    pub(crate) relays_tried: usize,
     /// Its instances. One entry per row of `Node::remote` with this node.
     pub(crate) instances: BTreeSet<Text>,
 }
@@ -327,17 +330,22 @@ impl Node {
         name: Text,
     ) -> &mut RemoteNode {
         let now = self.now.tick;
-        let known = self.nodes.entry(node).or_insert_with(|| RemoteNode {
-            name: name.clone(),
-            incarnation,
-            link: None,
-            shown: false,
-            lost_at: None,
-            calls_wait_until: None,
-            said: VersionVector::new(),
-            said_in: Incarnation(0),
-            heard_at: now,
-            instances: BTreeSet::new(),
+        let known = self.nodes.entry(node).or_insert_with(|| {
+            self.links_changed = true;
+            RemoteNode {
+                name: name.clone(),
+                incarnation,
+                link: None,
+                shown: false,
+                lost_at: None,
+                calls_wait_until: None,
+                said: VersionVector::new(),
+                said_in: Incarnation(0),
+                heard_at: now,
+                relay_at: now.plus_millis(self.settings.timing.relay_ms),
+                relays_tried: 0,
+                instances: BTreeSet::new(),
+            }
         });
         if incarnation >= known.incarnation && !name.is_empty() {
             known.name = name;

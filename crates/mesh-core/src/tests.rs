@@ -9,5 +9,6 @@ mod links;
 mod merge;
 mod mesh;
 mod node;
+mod relay;
 mod returning;
 mod visibility;

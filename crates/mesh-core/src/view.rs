@@ -30,6 +30,8 @@ pub struct PeerView {
     pub incarnation: Incarnation,
     pub state: &'static str,
     pub rtt_us: Option<u64>,
+    /// The node that relays between this one and that, if their link is not a direct one.
+    pub by_way_of: Option<Text>,
     pub instances: usize,
 }
 
@@ -112,6 +114,7 @@ impl Node {
                 (None, _, None) => "known",
             },
             rtt_us: node.link.and_then(|link| self.links.get(&link)).and_then(|link| link.rtt_us),
+            by_way_of: node.link.and_then(|link| self.relayed_by(link)),
             instances: node.instances.len(),
         };
         self.nodes.iter().map(view).collect()

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::command::Arguments;
 use crate::event::{Cause, Outcome};
 use crate::trace::TraceContext;
-use crate::{CallId, DomainId, Dot, Hlc, Incarnation, InstanceId, Json, NodeId, Origin, Text};
+use crate::{CallId, DomainId, Dot, Hlc, Incarnation, InstanceId, Json, Lane, NodeId, Origin, Text};
 
 /// For each life of each node, the highest write that is covered.
 pub type VersionVector = std::collections::BTreeMap<Origin, u64>;
@@ -43,6 +43,15 @@ pub struct BatchEnd {
     pub floor: VersionVector,
 }
 
+/// What one node passes on between two others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// At the two ends.
+    Message(Box<LinkMessage>),
+    /// At the node between them, which does not read it: the encoded message.
+    Frame(Bytes),
+}
+
 /// One message between nodes. `docs/protocols/mesh.md` has them all.
 ///
 /// `after` is the sender's last own write in the domain when it sent the message: the receiver waits
@@ -76,6 +85,13 @@ pub enum LinkMessage {
     Batch { domain: DomainId, entries: Vec<WireEntry>, end: Option<BatchEnd>, reset: bool },
     /// What this node holds, to be compared where vectors are equal, and what it has heard from others.
     Digest { domain: DomainId, vector: VersionVector, hash: u64, heard: Vec<Heard> },
+
+    /// To which other nodes this one has links, and would pass messages on.
+    Neighbours { nodes: Vec<NodeId> },
+    /// Asks a neighbour to pass this on to `node`, in this lane.
+    Relay { node: NodeId, channel: u64, lane: Lane, carried: Carried },
+    /// What `node` has asked the sender to pass on.
+    Relayed { node: NodeId, channel: u64, carried: Carried },
 
     /// Run a method, or ask for a subscription.
     Call {
@@ -143,6 +159,8 @@ pub mod reject {
     pub const SUPERSEDED: u16 = 3;
     /// The first message was not `Hello`.
     pub const PROTOCOL: u16 = 4;
+    /// The node between the two does not pass messages on, or has no link to the other.
+    pub const NO_ROUTE: u16 = 5;
 }
 
 impl LinkMessage {
@@ -184,6 +202,9 @@ impl LinkMessage {
             | Self::CallState { .. }
             | Self::Batch { .. }
             | Self::Why { .. }
+            | Self::Neighbours { .. }
+            | Self::Relay { .. }
+            | Self::Relayed { .. }
             | Self::Digest { .. } => false,
         }
     }

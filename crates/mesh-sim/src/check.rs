@@ -28,7 +28,13 @@ impl World {
 
     fn sees(&self, app: usize, other: usize) -> bool {
         let (a, b) = (&self.apps[app], &self.apps[other]);
-        app != other && a.user == b.user && (a.host == b.host || self.linked(a.host, b.host))
+        app != other && a.user == b.user && (a.host == b.host || self.reaches(a.host, b.host))
+    }
+
+    /// Returns whether one node can reach another by itself, or by way of a third.
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        let by_way_of = |third: usize| self.linked(from, third) && self.linked(third, to);
+        self.linked(from, to) || self.options.relay && (0..self.hosts.len()).any(by_way_of)
     }
 
     fn alive(&self) -> Vec<usize> {

@@ -33,6 +33,8 @@ pub struct Options {
     pub double_dials: bool,
     /// Whether two of three or more nodes never have a link.
     pub missing_link: bool,
+    /// Whether nodes relay for each other.
+    pub relay: bool,
     /// Whether tombstones are dropped while the run lasts.
     pub tombstones: bool,
     /// Whether wall clocks jump, forward and back, by up to 30 s.
@@ -52,6 +54,7 @@ impl Options {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let faults = rng.chance(75);
         let mut more = Rng::new(seed ^ 0xfa17);
+        let relay = Rng::new(seed ^ 0x4e1a).chance(80);
         let nodes = 2 + usize::from(rng.chance(60)) + usize::from(rng.chance(30));
         Self {
             seed,
@@ -63,6 +66,7 @@ impl Options {
             stalls: faults && rng.chance(35),
             double_dials: rng.chance(50),
             missing_link: nodes > 2 && rng.chance(15),
+            relay,
             tombstones: rng.chance(40),
             clocks: faults && more.chance(25),
             one_way: faults && more.chance(25),
@@ -82,6 +86,7 @@ impl Options {
                 self.nodes = self.nodes.max(3);
                 &mut self.missing_link
             }
+            "relay" => &mut self.relay,
             "tombstones" => &mut self.tombstones,
             "clocks" => &mut self.clocks,
             "one_way" => &mut self.one_way,
@@ -441,6 +446,7 @@ impl World {
             domain: DomainId([1; 16]),
             id_secret: u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()),
             visibility: Visibility::default(),
+            relay: self.options.relay,
             limits: Limits {
                 call_ms_max: 5_000,
                 domain_entries_max: ENTRIES_MAX,

@@ -4,20 +4,29 @@
 //! for as long as they live. Nothing is allocated before the bytes that call for it have been seen.
 
 use bytes::Bytes;
-use mesh_model::link::{BatchEnd, Heard, WireEntry};
+use mesh_model::link::{BatchEnd, Carried, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
-    Answer, Arguments, CallFailure, CallId, Cause, DomainId, Dot, Hlc, Incarnation, Json, LinkMessage,
-    NodeId, Origin, Outcome, Text, VersionVector, Words,
+    Answer, Arguments, CallFailure, CallId, Cause, DomainId, Dot, Hlc, Incarnation, Json, Lane, LinkMessage,
+    NodeId, Origin, Outcome, SESSION_LANES, Text, VersionVector, Words,
 };
 use rmp::Marker;
 use rmp::decode::{self as unpack, NumValueReadError, ValueReadError};
 
 use crate::WireError;
-use crate::message::{self, DEPTH_MAX, cause, outcome};
+use crate::message::{self, DEPTH_MAX, cause, lane, outcome};
 
 /// Decodes the body of one frame.
 pub fn decode(frame: &Bytes) -> Result<LinkMessage, WireError> {
+    let (kind, fields) = split(frame)?;
+    match kind {
+        message::NEIGHBOURS | message::RELAY | message::RELAYED => between_nodes(kind, fields),
+        kind => message(kind, fields),
+    }
+}
+
+/// Takes a frame apart into its kind and where its fields begin.
+fn split(frame: &Bytes) -> Result<(u64, Reader<'_>), WireError> {
     let mut reader = Reader { frame, rest: frame };
     let len = match reader.array() {
         Err(WireError::Unexpected { .. }) | Ok(0 | 1) => return Err(WireError::Shape),
@@ -31,7 +40,26 @@ pub fn decode(frame: &Bytes) -> Result<LinkMessage, WireError> {
     if !reader.rest.is_empty() {
         return Err(WireError::Trailing { at: reader.at() });
     }
-    message(kind, fields_at)
+    Ok((kind, fields_at))
+}
+
+/// Reads the messages by which one node serves two others. None of them can be within another.
+fn between_nodes(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
+    let fields = Fields::read(reader)?;
+    if kind == message::NEIGHBOURS {
+        let nodes = fields.or_default(b'n', |reader| reader.list(Reader::node))?;
+        return Ok(LinkMessage::Neighbours { nodes });
+    }
+    let node = fields.must(b'n', Reader::node)?;
+    let channel = fields.must(b'c', Reader::uint)?;
+    let frame = fields.must(b'm', Reader::bin)?;
+    if kind == message::RELAY {
+        let lane = fields.must(b'l', Reader::lane)?;
+        return Ok(LinkMessage::Relay { node, channel, lane, carried: Carried::Frame(frame) });
+    }
+    let (kind, fields) = split(&frame)?;
+    let carried = Carried::Message(Box::new(message(kind, fields)?));
+    Ok(LinkMessage::Relayed { node, channel, carried })
 }
 
 fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
@@ -399,8 +427,25 @@ impl<'a> Reader<'a> {
         self.bin16().map(DomainId)
     }
 
+    fn node(&mut self) -> Result<NodeId, WireError> {
+        self.bin16().map(NodeId)
+    }
+
+    fn lane(&mut self) -> Result<Lane, WireError> {
+        let session = |number: u64| u8::try_from(number.checked_sub(lane::SESSION)?).ok();
+        match self.uint()? {
+            lane::CONTROL => Ok(Lane::Control),
+            lane::REPLICATION => Ok(Lane::Replication),
+            lane::BULK => Ok(Lane::Bulk),
+            number => session(number)
+                .filter(|number| *number < SESSION_LANES)
+                .map(Lane::Session)
+                .ok_or(WireError::OutOfRange { at: self.at() }),
+        }
+    }
+
     fn origin(&mut self) -> Result<Origin, WireError> {
-        Ok(Origin { node: NodeId(self.bin16()?), incarnation: Incarnation(self.uint()?) })
+        Ok(Origin { node: self.node()?, incarnation: Incarnation(self.uint()?) })
     }
 
     fn trace(&mut self) -> Result<TraceContext, WireError> {

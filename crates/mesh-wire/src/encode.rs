@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use mesh_model::link::{Heard, WireEntry};
+use mesh_model::link::{Carried, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
-    Answer, CallFailure, CallId, Cause, Json, LinkMessage, NodeId, Origin, Outcome, Text, VersionVector,
-    Words,
+    Answer, CallFailure, CallId, Cause, Json, Lane, LinkMessage, NodeId, Origin, Outcome, Text,
+    VersionVector, Words,
 };
 use rmp::encode as pack;
 
-use crate::message::{self, cause, outcome};
+use crate::message::{self, cause, lane, outcome};
 
 /// Encodes the body of one frame, without the length before it.
 #[must_use]
@@ -157,6 +157,21 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.uint(b'i', id.0);
             out.cause(cause);
         }
+        LinkMessage::Neighbours { nodes } => {
+            out = with(message::NEIGHBOURS, nodes.len() * ORIGIN_BYTES);
+            out.nodes(b'n', nodes);
+        }
+        LinkMessage::Relay { node, channel, lane, carried } => {
+            let carried = encoded(carried);
+            out = with(message::RELAY, carried.len());
+            out.carried(*node, *channel, &carried);
+            out.uint(b'l', lane_number(*lane));
+        }
+        LinkMessage::Relayed { node, channel, carried } => {
+            let carried = encoded(carried);
+            out = with(message::RELAYED, carried.len());
+            out.carried(*node, *channel, &carried);
+        }
         LinkMessage::Why { key, cause } => {
             out = with(message::WHY, key.len());
             out.bin(b'k', key);
@@ -188,6 +203,23 @@ pub fn encode(message: &LinkMessage) -> Bytes {
         }
     }
     Bytes::from(out.buffer)
+}
+
+/// Returns what is carried as the node between the two ends has it.
+fn encoded(carried: &Carried) -> Bytes {
+    match carried {
+        Carried::Message(message) => encode(message),
+        Carried::Frame(frame) => frame.clone(),
+    }
+}
+
+fn lane_number(lane: Lane) -> u64 {
+    match lane {
+        Lane::Control => lane::CONTROL,
+        Lane::Replication => lane::REPLICATION,
+        Lane::Session(number) => lane::SESSION + u64::from(number),
+        Lane::Bulk => lane::BULK,
+    }
 }
 
 /// A frame that is being written: its kind, and the fields so far.
@@ -336,6 +368,20 @@ impl Frame {
             array(buffer, calls.len());
             calls.iter().for_each(|id| uint(buffer, id.0));
         }
+    }
+
+    fn nodes(&mut self, key: u8, nodes: &[NodeId]) {
+        if !nodes.is_empty() {
+            let buffer = self.key(key);
+            array(buffer, nodes.len());
+            nodes.iter().for_each(|node| bin(buffer, &node.0));
+        }
+    }
+
+    fn carried(&mut self, node: NodeId, channel: u64, frame: &Bytes) {
+        self.bin(b'n', &node.0);
+        self.uint(b'c', channel);
+        self.bin(b'm', frame);
     }
 
     fn trace(&mut self, key: u8, trace: Option<&TraceContext>) {

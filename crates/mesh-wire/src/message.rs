@@ -10,6 +10,7 @@
 //! | text | `str`, UTF-8 |
 //! | json | `bin`: one JSON value as its application wrote it |
 //! | node, domain | `bin` of 16 bytes |
+//! | nodes | array of nodes |
 //! | vector | array of `[node, incarnation, seq]`, no origin twice |
 //! | trace | `[bin of 16 bytes, span number, sampled bool]` |
 //!
@@ -40,6 +41,8 @@ pub const DOMAIN_OPEN: u64 = 0x20;
 /// Origins are `[node, incarnation]`; entries are `[bin key, index of origin, seq, hlc, bin value or
 /// nil]`. The batch ends with the part that has a `v`, even an empty one.
 pub const BATCH: u64 = 0x29;
+/// \[`n` nodes\].
+pub const NEIGHBOURS: u64 = 0x23;
 /// `k` key, `c` cause, and what the [`cause`] says.
 pub const WHY: u64 = 0x2b;
 /// `d` domain, `h` hash, \[`v` vector, `o` what others have covered: `[node, incarnation, age ms, vector]`\].
@@ -72,6 +75,23 @@ pub const UNSUB: u64 = 0x56;
 /// `d` domain, `t` text: topic, `p` json: publisher, `b` json: data, \[`u` text: user, `s` 1: from a
 /// service, `c` text: restriction, `r` text: routing key, `f` json: target, `a` after\].
 pub const PUB: u64 = 0x60;
+
+/// `n` node, `c` channel, `m` bin: the message, encoded; it is no [`RELAY`] and no [`RELAYED`].
+pub const RELAYED: u64 = 0x70;
+/// As [`RELAYED`], and `l` [`lane`].
+pub const RELAY: u64 = 0x71;
+
+/// Field `l` of a [`RELAY`].
+pub mod lane {
+    /// Control.
+    pub const CONTROL: u64 = 0;
+    /// Replication.
+    pub const REPLICATION: u64 = 1;
+    /// Bulk.
+    pub const BULK: u64 = 2;
+    /// The first of the session lanes.
+    pub const SESSION: u64 = 16;
+}
 
 /// Field `o` of a [`CALL_END`].
 ///

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_model::limits::JSON_DEPTH_MAX;
-use mesh_model::link::{BatchEnd, Heard, WireEntry};
+use mesh_model::link::{BatchEnd, Carried, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
-    Answer, Arguments, CallFailure, CallId, Cause, DomainId, Dot, Hlc, Incarnation, Json, JsonError,
+    Answer, Arguments, CallFailure, CallId, Cause, DomainId, Dot, Hlc, Incarnation, Json, JsonError, Lane,
     LinkMessage, NodeId, Origin, Outcome, Text, VersionVector, Words,
 };
 use proptest::collection::{btree_map, vec};
@@ -140,6 +140,13 @@ fn examples() -> Vec<LinkMessage> {
         },
         LinkMessage::Digest { domain: DOMAIN, vector: vector(&[9]), hash: u64::MAX, heard: vec![] },
         LinkMessage::Digest { domain: DOMAIN, vector: vector(&[9]), hash: 1, heard: vec![heard(7)] },
+        LinkMessage::Neighbours { nodes: vec![] },
+        LinkMessage::Neighbours { nodes: vec![NodeId([1; 16]), NodeId([2; 16])] },
+        LinkMessage::Relayed {
+            node: NodeId([1; 16]),
+            channel: u64::MAX,
+            carried: Carried::Message(Box::new(LinkMessage::Ping { count: 1, sent: 2 })),
+        },
         full_call(),
         LinkMessage::Call {
             id: CallId(0),
@@ -242,6 +249,13 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
     let maybe = move || option::of(json());
     let domain = || any::<[u8; 16]>().prop_map(DomainId);
     let call = move || number().prop_map(CallId);
+    let node = || any::<[u8; 16]>().prop_map(NodeId);
+    let lane = prop_oneof![
+        Just(Lane::Control),
+        Just(Lane::Replication),
+        Just(Lane::Bulk),
+        (0..4_u8).prop_map(Lane::Session)
+    ];
     let life = || any::<u64>().prop_map(Incarnation);
     let origin = move || {
         (0..5_u8, 0..3_u64)
@@ -333,6 +347,13 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
                 LinkMessage::Digest { domain, vector, hash, heard: heard.collect() }
             }
         ),
+        vec(node(), 0..40).prop_map(|nodes| LinkMessage::Neighbours { nodes }),
+        (node(), number(), lane, bytes()).prop_map(|(node, channel, lane, frame)| LinkMessage::Relay {
+            node,
+            channel,
+            lane,
+            carried: Carried::Frame(frame),
+        }),
     ];
     let addressed = (call(), domain(), any::<bool>(), text(), text(), json());
     let calls = prop_oneof![
@@ -403,7 +424,17 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
                 },
             ),
     ];
-    prop_oneof![control, replication, calls]
+    let ends = prop_oneof![control, replication, calls];
+    (ends, option::weighted(0.1, (node(), number()))).prop_map(|(message, relayed)| {
+        match (relayed, message) {
+            (None, message) | (_, message @ (LinkMessage::Neighbours { .. } | LinkMessage::Relay { .. })) => {
+                message
+            }
+            (Some((node, channel)), message) => {
+                LinkMessage::Relayed { node, channel, carried: Carried::Message(Box::new(message)) }
+            }
+        }
+    })
 }
 
 /// Encodes a message, has another MessagePack library read it, and decodes it.
@@ -412,6 +443,32 @@ fn check_round_trip(message: &LinkMessage) {
     let fields: (u64, BTreeMap<char, IgnoredAny>) = rmp_serde::from_slice(&frame).unwrap();
     assert!(fields.0 < crate::message::CRITICAL);
     assert_eq!(decode(&frame).as_ref(), Ok(message));
+}
+
+/// The node in the middle has the frame as it was, whatever it is, and sends it on as it is.
+#[test]
+fn what_is_relayed_is_not_read_on_the_way() {
+    let (node, channel, lane) = (NodeId([1; 16]), 5, Lane::Session(3));
+    let carried = Carried::Message(Box::new(full_call()));
+    let asked = decode(&encode(&LinkMessage::Relay { node, channel, lane, carried })).unwrap();
+    let LinkMessage::Relay { carried, lane: Lane::Session(3), .. } = asked else { panic!("{asked:?}") };
+    assert_eq!(carried, Carried::Frame(encode(&full_call())));
+    let arrived = decode(&encode(&LinkMessage::Relayed { node, channel, carried })).unwrap();
+    let carried = Carried::Message(Box::new(full_call()));
+    assert_eq!(arrived, LinkMessage::Relayed { node, channel, carried });
+}
+
+#[test]
+fn nothing_is_relayed_within_what_is_relayed() {
+    let relayed =
+        |frame| LinkMessage::Relayed { node: NodeId([1; 16]), channel: 5, carried: Carried::Frame(frame) };
+    let mut frame = encode(&LinkMessage::Ping { count: 1, sent: 1 });
+    for depth in 0..3 {
+        frame = encode(&relayed(frame));
+        assert_eq!(decode(&frame).is_ok(), depth == 0);
+    }
+    let neighbours = encode(&relayed(encode(&LinkMessage::Neighbours { nodes: vec![] })));
+    assert!(decode(&neighbours).unwrap_err().is_ignorable());
 }
 
 proptest! {

@@ -68,6 +68,7 @@ impl Node {
                 }
             }
         }
+        self.dial_relayed();
         let waited = |node: &RemoteNode| node.calls_wait_until.is_some_and(|until| now >= until);
         let waited: Vec<NodeId> =
             self.nodes.iter().filter(|(_, node)| waited(node)).map(|(id, _)| *id).collect();
@@ -142,7 +143,7 @@ impl Node {
         let of_nodes =
             self.nodes.values().filter_map(|node| node.lost_at).map(|at| at.plus_millis(timing.gone_ms));
         let of_calls = self.nodes.values().filter_map(|node| node.calls_wait_until);
-        of_links.chain(of_nodes).chain(of_calls).chain([self.next_digest]).min()
+        of_links.chain(of_nodes).chain(of_calls).chain(self.relay_due).chain([self.next_digest]).min()
     }
 
     /// A newer life of a node is known: the older one is over, though its link may not have noticed.
@@ -173,7 +174,8 @@ impl Node {
 
     /// Tells the other nodes that this one leaves on purpose.
     pub(crate) fn leave_mesh(&mut self) {
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        // The relayed ones first, which come after those that carry them.
+        let links: Vec<LinkId> = self.links.keys().rev().copied().collect();
         for link in links {
             let message = LinkMessage::Goaway { reason: "the node is shutting down".into() };
             self.emit(Output::Link { link, lane: Lane::Control, message });

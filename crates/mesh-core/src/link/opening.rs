@@ -1,10 +1,11 @@
 //! How a link is opened and how it ends, and which of several between two nodes serves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use mesh_model::link::{LinkMessage, reject};
 use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 
+use super::relay::Via;
 use super::{Claim, Link, State};
 use crate::node::Node;
 use crate::{Notice, Output};
@@ -16,10 +17,17 @@ const NEWER_LIFE: &str = "a newer life of this node is known; if its data direct
 
 impl Node {
     pub(crate) fn link_opened(&mut self, link: LinkId, peer: LinkPeer) {
+        self.open_link(link, peer, None);
+    }
+
+    pub(super) fn open_link(&mut self, link: LinkId, peer: LinkPeer, via: Option<Via>) {
         let now = self.now.tick;
         let new = Link {
             peer: peer.node,
             dialled: peer.dialled,
+            via,
+            neighbours: BTreeSet::new(),
+            told: BTreeSet::new(),
             incarnation: Incarnation(0),
             state: State::Opening,
             opened: now,
@@ -46,7 +54,7 @@ impl Node {
         if peer.dialled {
             // What serves is not replaced, and one dial of this node is enough: the other side can rely on it
             // that whoever says `Hello` had neither.
-            let others = self.links_beside(link, peer.node);
+            let others = self.rivals(link, peer.node);
             if others.iter().any(|(_, state, dialled)| *state == State::Up || *dialled) {
                 return self.close_link(link, reject::DUPLICATE, SERVES);
             }
@@ -132,12 +140,21 @@ impl Node {
         others.map(|(id, other)| (*id, other.state, other.dialled)).collect()
     }
 
+    /// Returns those of them that may stand in its way: a direct link does not wait for a relayed one.
+    fn rivals(&self, link: LinkId, peer: NodeId) -> Vec<(LinkId, State, bool)> {
+        let mut others = self.links_beside(link, peer);
+        if self.is_direct(link) {
+            others.retain(|(other, ..)| self.is_direct(*other));
+        }
+        others
+    }
+
     /// Returns the link that a node's new one has to wait for, if there is one.
     ///
     /// That is the one that serves, unless it led to an earlier life; it is asked, since the other side
     /// may have lost it. Else, of two dials at once, that of the smaller id wins on both sides alike.
     fn in_the_way(&self, link: LinkId, peer: NodeId, incarnation: Incarnation) -> Option<(LinkId, State)> {
-        let others = self.links_beside(link, peer);
+        let others = self.rivals(link, peer);
         let same_life = |id: &LinkId| self.links.get(id).is_some_and(|l| l.incarnation >= incarnation);
         let serving = others.iter().find(|(id, state, _)| *state == State::Up && same_life(id));
         let dialled = || {
@@ -167,9 +184,13 @@ impl Node {
         self.link_up(link, peer, claim.incarnation, claim.name);
     }
 
-    /// One link serves between two nodes: the others end.
+    /// One link serves between two nodes: the others end. But for direct ones that are being opened, if
+    /// that one is relayed.
     fn end_other_links(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation) {
-        let others = self.links_beside(link, peer);
+        let mut others = self.links_beside(link, peer);
+        if !self.is_direct(link) {
+            others.retain(|(other, state, _)| *state == State::Up || !self.is_direct(*other));
+        }
         for (other, ..) in &others {
             // None of them is to take the place of another now.
             if let Some(known) = self.links.get_mut(other) {
@@ -245,7 +266,8 @@ impl Node {
         self.attach_calls(peer, link);
         self.end_interests_of_node(peer);
         self.subscribe_again(peer, link);
-        self.notice(Notice::NodeUp { node: peer, name });
+        self.links_changed = true;
+        self.notice(Notice::NodeUp { node: peer, name, by_way_of: self.relayed_by(link) });
         if let Some(known) = self.links.get_mut(&link) {
             known.held_since = self.now.tick;
         }
@@ -271,7 +293,7 @@ impl Node {
         let Some(known) = self.links.get(&link) else { return };
         let (peer, incarnation, heard) = (known.peer, known.incarnation, known.heard);
         // The rejection may be lost to the close that follows it, which has the same words.
-        if known.dialled && known.state == State::Opening && !reason.contains(SERVES) {
+        if known.dialled && known.is_direct() && known.state == State::Opening && !reason.contains(SERVES) {
             self.notice(Notice::LinkRefused { node: peer, reason: reason.clone() });
         }
         let served = self.link_to(peer) == Some(link);
@@ -282,7 +304,11 @@ impl Node {
         } else if served {
             self.node_unreachable(peer, link, heard, reason);
         }
-        self.links.remove(&link);
+        if let Some(ended) = self.links.remove(&link) {
+            self.relay_after(&ended);
+        }
+        self.links_changed = true;
+        self.end_links_over(link, |_| true);
         self.settle_claims(peer, None);
         if served && self.nodes.get(&peer).is_some_and(|node| node.link.is_none() && node.lost_at.is_none()) {
             self.node_unreachable(peer, link, heard, reason);

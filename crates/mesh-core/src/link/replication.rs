@@ -29,7 +29,7 @@ impl Node {
     /// Tells the other nodes why an entry that is withdrawn now is; before the withdrawal itself, in the
     /// same lane.
     pub(crate) fn tell_why(&mut self, key: &Bytes, cause: &Cause) {
-        let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
+        let opened = self.links.iter().filter(|(_, link)| link.is_open());
         let links: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
         for link in links {
             let message = LinkMessage::Why { key: key.clone(), cause: cause.clone() };
@@ -56,6 +56,11 @@ impl Node {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
         let Some(known) = self.links.get_mut(&link) else { return };
+        let written = vector.get(&known.origin()).copied().unwrap_or(0);
+        if let Some(via) = &mut known.via {
+            via.awaits = Some(written);
+            return self.show_relayed();
+        }
         known.vector = Some(vector.clone());
         known.cursor = 0;
         known.dirty = true;
@@ -92,6 +97,10 @@ impl Node {
     /// later batch carries the newest values only.
     pub(crate) fn flush_link(&mut self, link: LinkId) {
         let Some(known) = self.links.get(&link) else { return };
+        if let Some(via) = known.via {
+            // What was written before comes that way.
+            return self.flush_link(via.carrier);
+        }
         if known.dirty
             && known.state == State::Up
             && known.vector.is_some()
@@ -217,6 +226,7 @@ impl Node {
                 known.held_since = self.now.tick;
             }
         }
+        self.show_relayed();
         // What came over another link may have waited for writes that this one brought.
         let waiting: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| !link.held.is_empty()).map(|(id, _)| *id).collect();

@@ -44,6 +44,7 @@ pub(crate) fn settings(number: usize, incarnation: u64) -> NodeSettings {
         domain: DomainId([7; 16]),
         id_secret: (number as u128 + 1) * 0x1234_5678_9abc_def1 + u128::from(incarnation),
         visibility: Visibility::default(),
+        relay: false,
         limits: Limits::default(),
         timing: Timing::default(),
     }
