@@ -166,8 +166,16 @@ impl Node {
 
     /// Lets a link serve whose dialler has introduced itself, in place of all others.
     pub(super) fn accept_link(&mut self, link: LinkId) {
+        let Some(peer) = self.links.get(&link).map(|known| known.peer) else { return };
+        let others = self.links_beside(link, peer);
+        let direct = others.iter().find(|(id, state, _)| *state == State::Waiting && self.is_direct(*id));
+        if let Some((direct, ..)) = direct.filter(|_| !self.is_direct(link)) {
+            // What waits for the same, and is better.
+            self.reject_link(link, reject::DUPLICATE, SERVES);
+            return self.accept_link(*direct);
+        }
         let Some(known) = self.links.get_mut(&link) else { return };
-        let (peer, Some(claim)) = (known.peer, known.claim.take()) else { return };
+        let Some(claim) = known.claim.take() else { return };
         known.state = State::Opening;
         if self.nodes.get(&peer).is_some_and(|node| node.incarnation > claim.incarnation) {
             return self.reject_link(link, reject::SUPERSEDED, NEWER_LIFE);
