@@ -61,6 +61,17 @@ impl Linked {
         }
     }
 
+    /// Returns a node by its letter.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[must_use]
+    pub fn node(&self, name: &str) -> &Node {
+        let found = index(name).and_then(|at| self.nodes.get(at));
+        found.map(|(node, _)| node).expect("a node of that letter")
+    }
+
     /// Returns the addresses for applications, in order.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {

@@ -109,6 +109,9 @@ pub struct PeerRow {
     pub address: String,
     /// Whether it is reachable, in a word.
     pub state: String,
+    /// The node that relays to it, if there is no direct link.
+    #[serde(default)]
+    pub by_way_of: Option<String>,
     /// How long a message takes there and back, in milliseconds, if that is known.
     pub rtt_ms: Option<f64>,
     /// How many applications are connected to it.
@@ -330,7 +333,7 @@ impl Query {
                     vec![
                         Cell::text(row.name),
                         Cell::text(row.node.chars().take(8).collect::<String>()),
-                        Cell::text(row.address),
+                        Cell::text(row.by_way_of.map_or(row.address, |name| format!("via {name}"))),
                         Cell::text(row.state),
                         Cell::number(row.rtt_ms.map_or("-".to_owned(), |rtt| format!("{rtt:.1}"))),
                         Cell::number(row.sessions),
@@ -768,11 +771,14 @@ mod tests {
                 r#"[{"node":"abababababababababababababababab","name":"desk-2","address":"10.0.0.2:8386","state":"up",
                      "rtt_ms":0.42,"sessions":3,"incarnation":9},
                     {"node":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","name":"desk-3","address":"","state":"down",
-                     "rtt_ms":null,"sessions":0,"incarnation":12}]"#,
+                     "rtt_ms":null,"sessions":0,"incarnation":12},
+                    {"node":"efefefefefefefefefefefefefefefef","name":"desk-4","address":"10.0.0.4:8386","state":"up",
+                     "by_way_of":"desk-2","rtt_ms":1.0,"sessions":1,"incarnation":2}]"#,
                 "\
 NAME    NODE      ADDRESS        STATE  RTT MS  APPS  LIFE
 desk-2  abababab  10.0.0.2:8386  up        0.4     3     9
 desk-3  cdcdcdcd  -              down        -     0    12
+desk-4  efefefef  via desk-2     up        1.0     1     2
 ",
             ),
             (

@@ -52,6 +52,8 @@ pub struct Config {
     pub join: Option<String>,
     /// The `host:port` addresses of nodes to connect to.
     pub seeds: Vec<String>,
+    /// Whether nodes that cannot reach each other speak through this one, and this one through others.
+    pub relay: bool,
     /// Which web pages may connect besides loopback ones; see [`key::is_origin`].
     pub allowed_origins: Vec<String>,
     /// Which `Host` headers are accepted besides loopback names.
@@ -195,6 +197,7 @@ impl Config {
             mesh_advertise: Vec::new(),
             join: None,
             seeds: Vec::new(),
+            relay: true,
             allowed_origins: Vec::new(),
             authenticators: BTreeMap::new(),
             allowed_hosts: Vec::new(),

@@ -16,7 +16,7 @@ use mesh_core::{CloseReason, Input, Node, NodeSettings, Notice, Output};
 use mesh_identity::join::{Exporter, JoinAnswer, JoinRequest};
 use mesh_identity::{NodeIdentity, PeerIdentity, TokenStore};
 use mesh_model::trace::TraceContext;
-use mesh_model::{Event, Lane, LinkId, LinkPeer, NodeId, SessionId, Text, Tick};
+use mesh_model::{Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text, Tick};
 use mesh_net::clock::Clock;
 use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError};
 use mesh_telemetry::sampling::RatioSampler;
@@ -329,7 +329,11 @@ impl Gateway {
                         outbox.push(Item::Close(CloseWith { code: 1008, reason }));
                     }
                 }
-                Output::Link { link, lane, message } => self.send(link, lane, mesh_wire::encode(&message)),
+                Output::Link { link, lane, message } => {
+                    if let Some(input) = self.send(link, lane, &message) {
+                        not_taken.push_back(input);
+                    }
+                }
                 Output::CloseLink { link, code, text } => {
                     if let Some(endpoint) = self.endpoint() {
                         endpoint.close(link, CloseCode(u32::from(code)), &text);
@@ -349,15 +353,22 @@ impl Gateway {
         }
     }
 
-    fn send(&self, link: LinkId, lane: Lane, frame: Bytes) {
-        let Some(endpoint) = self.endpoint() else { return };
-        match endpoint.send(link, lane, frame) {
-            Ok(()) | Err(SendError::Closed) => {}
-            Err(error @ (SendError::Overloaded(_) | SendError::TooLarge(_) | SendError::NoSuchLane(_))) => {
+    /// Sends a message, and returns what the core has to hear of one that it passes on and that was not
+    /// taken: other nodes' messages are no reason to close a link of this one.
+    fn send(&self, link: LinkId, lane: Lane, message: &LinkMessage) -> Option<Input> {
+        let endpoint = self.endpoint()?;
+        match (endpoint.send(link, lane, mesh_wire::encode(message)), message) {
+            (Ok(()) | Err(SendError::Closed), _) => None,
+            (Err(error), LinkMessage::Relayed { node, channel, .. }) if lane != Lane::Control => {
+                tracing::warn!(link = link.0, from = %node.short(), %error, "a message of another node was not passed on");
+                Some(Input::NotRelayed { link, node: *node, channel: *channel })
+            }
+            (Err(error), _) => {
                 // The message is lost, and calls must not wait for it: the link starts afresh, and over the next
                 // one both sides ask what became of what was under way.
                 tracing::warn!(link = link.0, %error, "link closed: it cannot take what is sent");
                 endpoint.close(link, CloseCode::OVERLOADED, &error.to_string());
+                None
             }
         }
     }
@@ -422,7 +433,12 @@ impl LinkEvents for Gateway {
 
 fn log(notice: &Notice) {
     match notice {
-        Notice::NodeUp { node, name } => tracing::info!(node = %node.short(), %name, "node is up"),
+        Notice::NodeUp { node, name, by_way_of: None } => {
+            tracing::info!(node = %node.short(), %name, "node is up");
+        }
+        Notice::NodeUp { node, name, by_way_of: Some(relay) } => {
+            tracing::info!(node = %node.short(), %name, %relay, "node is up by way of another");
+        }
         Notice::NodeDown { node, name, reason } => {
             tracing::warn!(node = %node.short(), %name, %reason, "node cannot be reached; its apps are withdrawn");
         }

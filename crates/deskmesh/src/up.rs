@@ -162,6 +162,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
         domain: domain_of(identity.owner()),
         id_secret: random()?,
         visibility: config.visibility.lists().map_err(|problem| anyhow!(problem))?,
+        relay: config.relay,
         limits: config.limits.model(),
         timing: Timing::default(),
     };

@@ -34,6 +34,7 @@ enum Kind {
     Origins,
     Hosts,
     Choice(&'static [&'static str]),
+    Switch,
     Endpoint,
     /// From 0 to 1.
     Ratio,
@@ -58,6 +59,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "mesh_advertise", kind: Kind::HostPorts },
     Key { path: "join", kind: Kind::Token },
     Key { path: "seeds", kind: Kind::HostPorts },
+    Key { path: "relay", kind: Kind::Switch },
     Key { path: "allowed_origins", kind: Kind::Origins },
     Key { path: "allowed_hosts", kind: Kind::Hosts },
     Key { path: "admit", kind: Kind::Choice(&["same-os-user", "any-local"]) },
@@ -151,6 +153,7 @@ impl Key {
             Kind::Count | Kind::CountTo(_) => {
                 text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
             }
+            Kind::Switch => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
             Kind::Ratio => text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from),
             Kind::ListenAddresses | Kind::HostPorts | Kind::Sources | Kind::Origins | Kind::Hosts => {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -189,6 +192,7 @@ impl Key {
             Kind::Origins => list_where(&value, is_origin),
             Kind::Hosts => list_where(&value, |text| is_host(text) || is_host_port(text)),
             Kind::Choice(words) => text_where(&value, |text| words.contains(&text)),
+            Kind::Switch => value.to_bool().map(Value::from),
             Kind::Endpoint => text_where(&value, |text| mesh_telemetry::check_endpoint(text).is_ok()),
             Kind::Ratio => number(&value).filter(|ratio| (0.0..=1.0).contains(ratio)).map(Value::from),
             Kind::LogFilter => text_where(&value, |text| mesh_telemetry::logging::check_filter(text).is_ok()),
@@ -234,6 +238,7 @@ impl Key {
                 let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 return words.join(" or ");
             }
+            Kind::Switch => "true or false",
             Kind::Endpoint => {
                 "the http:// or https:// address of a collector, without credentials, such as \
                  \"http://127.0.0.1:4318\""

@@ -204,6 +204,8 @@ fn every_kind_of_value_is_checked() {
         ("seeds = 'desk-2'", false),
         ("seeds = 'desk-2:0'", false),
         ("join = ''", false),
+        ("relay = false", true),
+        ("relay = 'no'", false),
         ("allowed_origins = ['null']", false),
         ("allowed_hosts = ['desk.corp.example', 'desk.corp.example:8385']", true),
         ("allowed_hosts = 'http://desk'", false),

@@ -110,6 +110,7 @@ fn peers(local: &Local) -> Vec<PeerRow> {
         name: peer.name.to_string(),
         address: address(peer.node),
         state: peer.state.to_owned(),
+        by_way_of: peer.by_way_of.map(|name| name.to_string()),
         rtt_ms: peer.rtt_us.map(rtt_ms),
         sessions: peer.instances as u64,
         incarnation: peer.incarnation.0,
