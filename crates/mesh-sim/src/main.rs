@@ -6,24 +6,26 @@ use std::thread::{available_parallelism, scope};
 use mesh_sim::{Options, Report, run};
 
 const USAGE: &str =
-    "usage: mesh-sim [--seeds COUNT] [--from SEED] [--seed SEED] [--with FAULT]... [--jobs COUNT]
+    "usage: mesh-sim [--seeds COUNT] [--from SEED] [--seed SEED] [--with OPTION]... [--without OPTION]... [--jobs COUNT]
   --seeds COUNT   how many seeds to play, 100 if not said
   --from SEED     the first of them, 1 if not said
   --seed SEED     plays one seed twice, prints what it expands to, and compares the traces
-  --with FAULT    turns one option on in every run, by its name as a seed prints it
+  --with OPTION   turns one option on in every run, by its name as a seed prints it
+  --without OPTION  turns it off
   --jobs COUNT    threads, as many as there are processors if not said";
 
 struct Arguments {
     from: u64,
     count: u64,
     one: bool,
-    with: Vec<String>,
+    /// What is turned on or off, and the words that say so.
+    switches: Vec<(String, bool)>,
     jobs: usize,
 }
 
 fn arguments() -> Option<Arguments> {
     let jobs = available_parallelism().map_or(1, usize::from);
-    let mut parsed = Arguments { from: 1, count: 100, one: false, with: Vec::new(), jobs };
+    let mut parsed = Arguments { from: 1, count: 100, one: false, switches: Vec::new(), jobs };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next()?;
@@ -32,35 +34,38 @@ fn arguments() -> Option<Arguments> {
             "--from" => parsed.from = value.parse().ok()?,
             "--seed" => (parsed.from, parsed.count, parsed.one) = (value.parse().ok()?, 1, true),
             "--jobs" => parsed.jobs = value.parse().ok().filter(|jobs| *jobs > 0)?,
-            "--with" if Options::of(1).switch_on(&value) => parsed.with.push(value),
+            "--with" | "--without" if Options::of(1).switch(&value, true) => {
+                parsed.switches.push((value, word == "--with"));
+            }
             _ => return None,
         }
     }
     Some(parsed)
 }
 
-fn options(seed: u64, with: &[String]) -> Options {
+fn options(seed: u64, switches: &[(String, bool)]) -> Options {
     let mut options = Options::of(seed);
-    for name in with {
-        options.switch_on(name);
+    for (name, on) in switches {
+        options.switch(name, *on);
     }
     options
 }
 
 #[expect(clippy::print_stdout, reason = "a command-line tool")]
-fn tell_failure(report: &Report, with: &[String]) {
+fn tell_failure(report: &Report, switches: &[(String, bool)]) {
     let seed = report.options.seed;
     println!("seed {seed} failed: {:?}", report.options);
     for violation in report.violations.iter().take(4) {
         println!("  {violation}");
     }
-    let with: String = with.iter().map(|name| format!(" --with {name}")).collect();
-    println!("  again: cargo xtask sim --seed {seed}{with}");
+    let word = |on: bool| if on { "with" } else { "without" };
+    let switches: String = switches.iter().map(|(name, on)| format!(" --{} {name}", word(*on))).collect();
+    println!("  again: cargo xtask sim --seed {seed}{switches}");
 }
 
 #[expect(clippy::print_stdout, reason = "a command-line tool")]
 fn main() -> std::process::ExitCode {
-    let Some(Arguments { from, count, one, with, jobs }) = arguments() else {
+    let Some(Arguments { from, count, one, switches, jobs }) = arguments() else {
         println!("{USAGE}");
         return std::process::ExitCode::from(2);
     };
@@ -73,7 +78,7 @@ fn main() -> std::process::ExitCode {
             if seed >= end {
                 return (failed, sums);
             }
-            let report = run(&options(seed, &with));
+            let report = run(&options(seed, &switches));
             let [data, changes, publications] = report.received;
             let ([undelivered, unknown], (calls, ok)) = (report.lost, report.calls);
             let (frames, faults) = (report.frames, report.faults);
@@ -83,7 +88,7 @@ fn main() -> std::process::ExitCode {
             }
             if !report.violations.is_empty() {
                 failed += 1;
-                tell_failure(&report, &with);
+                tell_failure(&report, &switches);
             }
         }
     };
@@ -101,7 +106,7 @@ fn main() -> std::process::ExitCode {
         }
     }
     if one {
-        let options = options(from, &with);
+        let options = options(from, &switches);
         let (first, second) = (run(&options).trace, run(&options).trace);
         println!("{options:?}\ntrace {first:016x}, again {second:016x}");
         failed += u64::from(first != second);

@@ -75,15 +75,15 @@ impl Options {
         }
     }
 
-    /// Turns one kind of fault on, by the name of its field; returns whether there is one of that name.
-    pub fn switch_on(&mut self, name: &str) -> bool {
+    /// Turns one option on or off, by the name of its field; returns whether there is one of that name.
+    pub fn switch(&mut self, name: &str, on: bool) -> bool {
         let switch = match name {
             "cuts" => &mut self.cuts,
             "crashes" => &mut self.crashes,
             "stalls" => &mut self.stalls,
             "double_dials" => &mut self.double_dials,
             "missing_link" => {
-                self.nodes = self.nodes.max(3);
+                self.nodes = if on { self.nodes.max(3) } else { self.nodes };
                 &mut self.missing_link
             }
             "relay" => &mut self.relay,
@@ -94,7 +94,7 @@ impl Options {
             "storm" => &mut self.storm,
             _ => return false,
         };
-        *switch = true;
+        *switch = on;
         true
     }
 

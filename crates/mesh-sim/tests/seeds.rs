@@ -2,17 +2,23 @@
 
 use mesh_sim::{Options, Report, run};
 
+/// A seed from before nodes relayed for each other.
 fn holds(seed: u64) -> Report {
     holds_with(seed, &[])
 }
 
 fn holds_with(seed: u64, switches: &[&str]) -> Report {
-    let mut options = Options::of(seed);
-    for name in switches {
-        assert!(options.switch_on(name), "there is no option {name}");
+    let off = ("relay", false);
+    holds_as(seed, switches.iter().map(|name| (*name, true)).chain([off]))
+}
+
+fn holds_as<'a>(seed: u64, switches: impl IntoIterator<Item = (&'a str, bool)>) -> Report {
+    let (mut options, mut again) = (Options::of(seed), String::new());
+    for (name, on) in switches {
+        assert!(options.switch(name, on), "there is no option {name}");
+        again += &format!(" --{} {name}", if on { "with" } else { "without" });
     }
     let report = run(&options);
-    let again: String = switches.iter().map(|name| format!(" --with {name}")).collect();
     assert!(
         report.violations.is_empty(),
         "{options:?}\n{:#?}\nagain: cargo xtask sim --seed {seed}{again}",
@@ -25,7 +31,7 @@ fn holds_with(seed: u64, switches: &[&str]) -> Report {
 fn a_slice_of_seeds_keeps_every_promise() {
     let mut sums = [0u64; 5];
     for seed in 1..=600 {
-        let report = holds(seed);
+        let report = holds_as(seed, []);
         let [data, changes, publications] = report.received;
         for (sum, more) in sums.iter_mut().zip([report.frames, report.calls.1, data, changes, publications]) {
             *sum += more;
@@ -33,6 +39,24 @@ fn a_slice_of_seeds_keeps_every_promise() {
     }
     // A simulation in which nothing happens finds nothing.
     assert!(sums.iter().all(|sum| *sum > 1_000), "{sums:?}");
+}
+
+/// All applications see and reach each other, though two nodes never have a link.
+#[test]
+fn a_slice_of_seeds_with_a_node_between() {
+    for seed in 1..=100 {
+        holds_as(seed, ["missing_link", "relay"].map(|name| (name, true)));
+    }
+    for seed in 101..=150 {
+        let faults = ["missing_link", "relay", "cuts", "one_way", "stalls", "storm"];
+        holds_as(seed, faults.map(|name| (name, true)));
+    }
+}
+
+/// A relayed link and a direct one waited for the same broken one, and both were taken.
+#[test]
+fn seed_382_two_links_that_wait_for_one() {
+    holds_as(382, ["relay", "cuts", "clocks", "stalls"].map(|name| (name, true)));
 }
 
 #[test]
