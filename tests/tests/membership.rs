@@ -77,3 +77,38 @@ fn a_node_that_slept_is_linked_again() {
     assert!(until(PATIENCE, || b.log().contains("was asleep")), "{}", b.log());
     assert!(!b.log().contains("reason=nothing heard"), "{}", b.log());
 }
+
+/// A node that was killed and is back dials nobody here, since it has forgotten the others: the other one
+/// learns of it from the reset that answers its next packet, before it has waited for a sign of life in vain.
+#[test]
+fn a_restart_is_noticed_by_the_next_packet() {
+    let a = Node::start(named("desk-a", None));
+    let mut b = Node::start(named("desk-b", Some(a.token())));
+    assert_each_sees(std::slice::from_ref(&b), 1);
+    let noticed = || a.log().contains("reason=peer has restarted");
+    // On a machine with too much to do a start can take longer than the other waits.
+    for _ in 0..10 {
+        b.kill();
+        fs::remove_file(b.data_dir().join("peers.json")).expect("it knew the other");
+        b.up();
+        assert!(until(PATIENCE, || peers_up(&a) == 1 && peers_up(&b) == 1));
+        if noticed() {
+            break;
+        }
+    }
+    assert!(noticed(), "{}", a.log());
+}
+
+/// Whoever had the keys of the resets could end this node's links.
+#[cfg(unix)]
+#[test]
+fn the_keys_of_resets_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let node = Node::start(named("desk-a", None));
+    let directory = node.data_dir().join("identity");
+    for (path, mode) in [(directory.clone(), 0o700), (directory.join("transport.key"), 0o600)] {
+        let found = fs::metadata(&path).expect("a node has these keys").permissions().mode();
+        assert_eq!(found & 0o777, mode, "{}", path.display());
+    }
+}
