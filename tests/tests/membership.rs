@@ -112,3 +112,26 @@ fn the_keys_of_resets_are_for_their_owner_alone() {
         assert_eq!(found & 0o777, mode, "{}", path.display());
     }
 }
+
+/// Two nodes that have joined forget where the other is, and find each other again in the local network.
+/// A node of another mesh is there, too.
+#[test]
+fn nodes_of_one_mesh_find_each_other_by_mdns() {
+    let with_mdns =
+        |name: &str, join| NodeOptions { config: "[discovery]\nmdns = true\n".into(), ..named(name, join) };
+    let stranger = Node::start(with_mdns("stranger", None));
+    let mut a = Node::start(with_mdns("desk-a", None));
+    let mut b = Node::start(with_mdns("desk-b", Some(a.token())));
+    assert_each_sees(std::slice::from_ref(&b), 1);
+    a.kill();
+    b.kill();
+    for node in [&mut a, &mut b] {
+        fs::remove_file(node.data_dir().join("peers.json")).expect("it knew the other");
+        node.up();
+    }
+    for node in [&a, &b] {
+        assert!(until(PATIENCE, || peers_up(node) == 1));
+    }
+    assert!(a.log().contains("found by mDNS") || b.log().contains("found by mDNS"), "{}", a.log());
+    assert!(!stranger.log().contains("found by mDNS"), "{}", stranger.log());
+}

@@ -62,6 +62,8 @@ pub struct Config {
     pub admit: Admit,
     /// The programs that decide about logins, with their arguments, by authentication provider.
     pub authenticators: BTreeMap<String, Vec<String>>,
+    /// How nodes are found that nobody has named.
+    pub discovery: DiscoveryConfig,
     /// What other nodes get to know.
     pub visibility: VisibilityConfig,
     /// FDC3 applications.
@@ -70,6 +72,14 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Bounds.
     pub limits: LimitsConfig,
+}
+
+/// How nodes are found that nobody has named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// Whether this node says by mDNS where it is, and looks for others of its mesh.
+    pub mdns: bool,
 }
 
 /// Which local programs may connect.
@@ -202,6 +212,7 @@ impl Config {
             authenticators: BTreeMap::new(),
             allowed_hosts: Vec::new(),
             admit: Admit::SameOsUser,
+            discovery: DiscoveryConfig { mdns: false },
             visibility: VisibilityConfig::default(),
             fdc3: Fdc3Config::default(),
             telemetry: TelemetryConfig {

@@ -70,9 +70,13 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
         seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
     let mut dials = JoinSet::new();
     loop {
-        for known in &gateway.addresses {
+        for known in gateway.addresses.iter().chain(gateway.found.iter()) {
             attempts.entry(Target::Node(*known.key())).or_default();
         }
+        attempts.retain(|target, _| match target {
+            Target::Seed(_) => true,
+            Target::Node(node) => gateway.addresses.contains_key(node) || gateway.found.contains_key(node),
+        });
         for (target, attempt) in &mut attempts {
             if is_linked(&gateway, target, attempt) {
                 // A link that is refused is there for a moment too.
@@ -128,8 +132,17 @@ async fn dial(gateway: Arc<Gateway>, target: &Target) -> Option<NodeId> {
     let (addresses, expected) = match target {
         Target::Seed(seed) => (vec![seed.clone()], None),
         Target::Node(node) => {
-            let known = gateway.addresses.get(node)?;
-            (known.iter().map(ToString::to_string).collect(), Some(*node))
+            let mut all: Vec<String> = Vec::new();
+            for known in [gateway.addresses.get(node), gateway.found.get(node)].into_iter().flatten() {
+                all.extend(
+                    known
+                        .iter()
+                        .map(ToString::to_string)
+                        .filter(|address| !all.contains(address))
+                        .collect::<Vec<_>>(),
+                );
+            }
+            (all, Some(*node))
         }
     };
     let mut tries = JoinSet::new();

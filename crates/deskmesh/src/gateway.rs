@@ -37,6 +37,8 @@ pub(crate) struct Gateway {
     pub(crate) links: DashMap<LinkId, (NodeId, SocketAddr)>,
     /// Where nodes can be dialled, as they say themselves.
     pub(crate) addresses: DashMap<NodeId, Vec<Text>>,
+    /// Where nodes may be, as somebody in the local network says.
+    pub(crate) found: DashMap<NodeId, Vec<Text>>,
     pub(crate) topology_changed: Notify,
     /// Tells that the machine has slept or its addresses are others: what failed may work now.
     pub(crate) network_changed: Notify,
@@ -85,6 +87,7 @@ impl Gateway {
             outboxes: DashMap::new(),
             links: DashMap::new(),
             addresses: DashMap::new(),
+            found: DashMap::new(),
             topology_changed: Notify::new(),
             network_changed: Notify::new(),
             recognitions_changed: Notify::new(),

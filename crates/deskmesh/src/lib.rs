@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 mod demo;
 mod dialer;
+mod discovery;
 mod fdc3;
 pub mod fdc3_bridge;
 mod gateway;

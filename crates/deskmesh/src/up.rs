@@ -26,7 +26,7 @@ use crate::local::Local;
 use crate::reload::Reloader;
 use crate::remembered::SessionsFile;
 use crate::tokens::ClientTokens;
-use crate::{dialer, output, owner};
+use crate::{dialer, discovery, output, owner};
 
 /// How long connections may take to close when the node goes down.
 const DRAIN: Duration = Duration::from_millis(1_500);
@@ -202,6 +202,9 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
     }
     let knows_others = dir.join("peers.json").exists() || !seeds.is_empty();
     tasks.push(tokio::spawn(dialer::run(gateway.clone(), seeds, dir.clone())));
+    if config.discovery.mdns {
+        tasks.push(tokio::spawn(discovery::run(local.clone())));
+    }
     // The sockets are open already, so a returning client waits instead of being refused; it is
     // answered once the others' state is here.
     if knows_others {

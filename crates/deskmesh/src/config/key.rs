@@ -64,6 +64,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "allowed_hosts", kind: Kind::Hosts },
     Key { path: "admit", kind: Kind::Choice(&["same-os-user", "any-local"]) },
     Key { path: "authenticators", kind: Kind::Programs },
+    Key { path: "discovery.mdns", kind: Kind::Switch },
     Key { path: "visibility.contexts", kind: Kind::Rules(List::Contexts) },
     Key { path: "visibility.methods", kind: Kind::Rules(List::Methods) },
     Key { path: "visibility.peers", kind: Kind::Rules(List::Peers) },
@@ -552,7 +553,7 @@ fn host_of(authority: &str) -> Option<&str> {
     (is_host(host) && is_port(port)).then_some(host)
 }
 
-fn is_host_port(text: &str) -> bool {
+pub(crate) fn is_host_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
 }
 
