@@ -78,7 +78,7 @@ impl Linked {
         self.nodes.iter().map(|(node, _)| node.url()).collect()
     }
 
-    /// Obeys `kill a`, `start a`, `freeze a`, `thaw a`, `cut a b` or `heal a b`, and returns whether that was
+    /// Obeys `kill a`, `start a`, `freeze a`, `thaw a`, `rebind a`, `cut a b` or `heal a b`, and returns whether that was
     /// understood.
     pub fn obey(&mut self, words: &[&str]) -> bool {
         match words {
@@ -86,6 +86,9 @@ impl Linked {
             ["start", node] => self.with(node, Node::up),
             ["freeze", node] => self.with(node, |node| node.signal("-STOP")),
             ["thaw", node] => self.with(node, |node| node.signal("-CONT")),
+            ["rebind", node] => {
+                index(node).and_then(|at| self.nodes.get(at)).map(|(_, relay)| relay.rebind()).is_some()
+            }
             ["cut", one, other] => self.between(one, other, Relay::refuse),
             ["heal", one, other] => self.between(one, other, Relay::admit),
             _ => false,

@@ -29,6 +29,8 @@ struct Shared {
     front: UdpSocket,
     /// The ports of nodes whose datagrams are lost, both ways.
     refused: Mutex<HashSet<u16>>,
+    /// Whether those who send are to appear at other ports.
+    rebound: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -36,7 +38,12 @@ impl Relay {
     /// Begins to pass on what comes to `front` to a port of this machine.
     pub(crate) fn start(front: UdpSocket, port: u16) -> io::Result<Self> {
         front.set_read_timeout(Some(LOOK_EVERY))?;
-        let shared = Shared { front, refused: Mutex::default(), ended: AtomicBool::new(false) };
+        let shared = Shared {
+            front,
+            refused: Mutex::default(),
+            rebound: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        };
         let shared = Arc::new(shared);
         let of_thread = shared.clone();
         thread::spawn(move || of_thread.inwards(port));
@@ -46,6 +53,11 @@ impl Relay {
     /// Loses all datagrams from and to the node that sends from this port.
     pub(crate) fn refuse(&self, port: u16) {
         lock(&self.shared.refused).insert(port);
+    }
+
+    /// Gives all who send other ports, as an address translator does that has forgotten them.
+    pub(crate) fn rebind(&self) {
+        self.shared.rebound.store(true, Ordering::Relaxed);
     }
 
     /// Passes on the datagrams of a refused node again.
@@ -68,6 +80,9 @@ impl Shared {
             let Ok((len, source)) = self.front.recv_from(&mut datagram) else { continue };
             if self.refuses(source) {
                 continue;
+            }
+            if self.rebound.swap(false, Ordering::Relaxed) {
+                sockets.clear();
             }
             // The node tells its neighbours apart by their addresses, so each has a socket of its own.
             let socket = match sockets.entry(source) {

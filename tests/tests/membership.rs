@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use mesh_tests::{Node, NodeOptions, PATIENCE, until};
+use mesh_tests::{Linked, Node, NodeOptions, PATIENCE, until};
 
 fn peers_up(node: &Node) -> usize {
     let peers = node.ask_json("peers");
@@ -134,4 +134,24 @@ fn nodes_of_one_mesh_find_each_other_by_mdns() {
     }
     assert!(a.log().contains("found by mDNS") || b.log().contains("found by mDNS"), "{}", a.log());
     assert!(!stranger.log().contains("found by mDNS"), "{}", stranger.log());
+}
+
+/// An address translator on the way forgets its table, so that each node appears at another port: the link
+/// goes on, and nobody accuses the other.
+#[test]
+fn a_link_outlives_the_address_of_its_dialler() {
+    let mut nodes = Linked::start(2);
+    let links = |nodes: &Linked| ["a", "b"].map(|node| nodes.node(node).log().matches("node is up").count());
+    let came_up = links(&nodes);
+    for node in ["a", "b"] {
+        assert!(nodes.obey(&["rebind", node]));
+    }
+    // Several times what a node waits for a sign of life.
+    std::thread::sleep(Duration::from_secs(6));
+    nodes.joined();
+    assert_eq!(links(&nodes), came_up);
+    for node in ["a", "b"] {
+        let log = nodes.node(node).log();
+        assert!(!log.contains("cannot be reached"), "{log}");
+    }
 }

@@ -1,4 +1,8 @@
 //! Keeps links up: dials every node that is known and not linked, with growing pauses.
+//!
+//! A node record is never removed, and its machine may be gone for good. So it is counted how long a node
+//! was dialled in vain while others could be reached, over restarts of this node too: after a day it is
+//! dialled seldom, after 30 days not at all, until it comes by itself or says that it is elsewhere.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_model::NodeId;
+use mesh_model::{NodeId, Text};
 use mesh_net::quic::DialError;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -17,6 +21,13 @@ use crate::gateway::Gateway;
 /// Pauses between dials of one target.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// The same for a node that was dialled in vain for a day.
+const PAUSE_LONGEST_SELDOM: Duration = Duration::from_mins(5);
+const SELDOM_AFTER: Duration = Duration::from_hours(24);
+/// How long a node is dialled in vain before it is given up.
+const GIVEN_UP_AFTER: Duration = Duration::from_hours(30 * 24);
+/// How often what was counted is written down, if nothing else is.
+const SAVE_EVERY: Duration = Duration::from_hours(1);
 /// How long a link lasts before the pauses begin anew.
 const STEADY: Duration = Duration::from_secs(1);
 /// How long one address is tried alone, before the next of the same target is tried beside it.
@@ -42,6 +53,9 @@ struct Attempt {
     linked_since: Option<Instant>,
     /// Who answered last at a seed.
     answered: Option<NodeId>,
+    /// Where the node was said to be, and how long it was dialled there in vain.
+    addresses: Vec<Text>,
+    in_vain: Duration,
 }
 
 /// A node as it is remembered over a restart.
@@ -49,6 +63,29 @@ struct Attempt {
 struct Remembered {
     node: String,
     addresses: Vec<String>,
+    #[serde(default)]
+    in_vain_s: u64,
+}
+
+impl Attempt {
+    /// Counts time for which a node is not linked, or no more since it is, or is somewhere else.
+    fn count(&mut self, passed: Duration, is_linked: bool, addresses: Vec<Text>) {
+        if is_linked || self.addresses != addresses {
+            self.in_vain = Duration::ZERO;
+            self.addresses = addresses;
+        } else {
+            self.in_vain += passed;
+        }
+    }
+
+    /// Returns the longest pause between dials; none if there are to be no more.
+    fn pause_longest(&self) -> Option<Duration> {
+        match self.in_vain {
+            time if time < SELDOM_AFTER => Some(PAUSE_LONGEST),
+            time if time < GIVEN_UP_AFTER => Some(PAUSE_LONGEST_SELDOM),
+            _ => None,
+        }
+    }
 }
 
 /// Dials until the program ends.
@@ -68,7 +105,15 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
     }
     let mut attempts: BTreeMap<Target, Attempt> =
         seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
+    for known in &saved {
+        if let Some(node) = NodeId::parse(&known.node) {
+            let addresses = known.addresses.iter().map(|address| address.as_str().into()).collect();
+            let in_vain = Duration::from_secs(known.in_vain_s);
+            attempts.insert(Target::Node(node), Attempt { addresses, in_vain, ..Attempt::default() });
+        }
+    }
     let mut dials = JoinSet::new();
+    let (mut looked, mut written) = (Instant::now(), Instant::now());
     loop {
         for known in gateway.addresses.iter().chain(gateway.found.iter()) {
             attempts.entry(Target::Node(*known.key())).or_default();
@@ -77,7 +122,14 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
             Target::Seed(_) => true,
             Target::Node(node) => gateway.addresses.contains_key(node) || gateway.found.contains_key(node),
         });
+        // Alone, this node cannot tell whether the others are gone or its network is.
+        let passed = if gateway.links.is_empty() { Duration::ZERO } else { looked.elapsed() };
+        looked = Instant::now();
         for (target, attempt) in &mut attempts {
+            if let Target::Node(node) = target {
+                let known = all_addresses(&gateway, *node);
+                attempt.count(passed, is_linked(&gateway, target, attempt), known);
+            }
             if is_linked(&gateway, target, attempt) {
                 // A link that is refused is there for a moment too.
                 if attempt.linked_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
@@ -90,19 +142,27 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
             if attempt.dialling || attempt.due.is_some_and(|due| due > Instant::now()) {
                 continue;
             }
-            attempt.pause = (attempt.pause * 2).clamp(PAUSE_FIRST, PAUSE_LONGEST);
+            let Some(longest) = attempt.pause_longest() else { continue };
+            attempt.pause = (attempt.pause * 2).clamp(PAUSE_FIRST, longest);
             attempt.dialling = true;
             let (gateway, target) = (gateway.clone(), target.clone());
             dials.spawn(async move { (dial(gateway, &target).await, target) });
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = gateway.topology_changed.notified() => save(&gateway, &file, &mut saved),
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                if written.elapsed() >= SAVE_EVERY {
+                    written = Instant::now();
+                    save(&gateway, &attempts, &file, &mut saved);
+                }
+            }
+            () = gateway.topology_changed.notified() => save(&gateway, &attempts, &file, &mut saved),
             () = gateway.network_changed.notified() => {
                 // Dials that are under way may wait long for an answer to what was lost.
                 dials = JoinSet::new();
                 for attempt in attempts.values_mut() {
-                    *attempt = Attempt { answered: attempt.answered, ..Attempt::default() };
+                    let addresses = std::mem::take(&mut attempt.addresses);
+                    let (answered, in_vain) = (attempt.answered, attempt.in_vain);
+                    *attempt = Attempt { answered, addresses, in_vain, ..Attempt::default() };
                 }
             }
             Some(Ok((answered, target))) = dials.join_next() => {
@@ -127,22 +187,26 @@ fn is_linked(gateway: &Gateway, target: &Target, attempt: &Attempt) -> bool {
     })
 }
 
+/// Returns where a node says that it is, and where it was found.
+fn all_addresses(gateway: &Gateway, node: NodeId) -> Vec<Text> {
+    let said = gateway.addresses.get(&node).map(|known| known.clone());
+    let found = gateway.found.get(&node).map(|known| known.clone());
+    let mut all = said.unwrap_or_default();
+    for address in found.unwrap_or_default() {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    all
+}
+
 /// Dials all addresses of a target, and returns who answers first.
 async fn dial(gateway: Arc<Gateway>, target: &Target) -> Option<NodeId> {
     let (addresses, expected) = match target {
         Target::Seed(seed) => (vec![seed.clone()], None),
         Target::Node(node) => {
-            let mut all: Vec<String> = Vec::new();
-            for known in [gateway.addresses.get(node), gateway.found.get(node)].into_iter().flatten() {
-                all.extend(
-                    known
-                        .iter()
-                        .map(ToString::to_string)
-                        .filter(|address| !all.contains(address))
-                        .collect::<Vec<_>>(),
-                );
-            }
-            (all, Some(*node))
+            let all = all_addresses(&gateway, *node);
+            (all.iter().map(ToString::to_string).collect(), Some(*node))
         }
     };
     let mut tries = JoinSet::new();
@@ -211,7 +275,9 @@ fn read(file: &Path) -> Vec<Remembered> {
 }
 
 /// Remembers where the others are, so that this node finds them after a restart without any seed.
-fn save(gateway: &Gateway, file: &Path, saved: &mut Vec<Remembered>) {
+fn save(gateway: &Gateway, attempts: &BTreeMap<Target, Attempt>, file: &Path, saved: &mut Vec<Remembered>) {
+    let in_vain =
+        |node: &NodeId| attempts.get(&Target::Node(*node)).map_or(0, |known| known.in_vain.as_secs());
     let mut all: Vec<Remembered> = gateway
         .addresses
         .iter()
@@ -219,6 +285,7 @@ fn save(gateway: &Gateway, file: &Path, saved: &mut Vec<Remembered>) {
         .map(|known| Remembered {
             node: known.key().to_string(),
             addresses: known.value().iter().map(ToString::to_string).collect(),
+            in_vain_s: in_vain(known.key()),
         })
         .collect();
     all.sort_by(|a, b| a.node.cmp(&b.node));
@@ -235,5 +302,41 @@ fn save(gateway: &Gateway, file: &Path, saved: &mut Vec<Remembered>) {
         Err(error) => {
             tracing::warn!(%error, file = %file.display(), "the other nodes' addresses could not be saved");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_answer_is_dialled_less_and_then_not_at_all() {
+        let day = Duration::from_hours(24);
+        let here = || vec![Text::from("10.0.0.5:8386")];
+        let mut attempt = Attempt::default();
+        attempt.count(day, false, here());
+        assert_eq!(attempt.pause_longest(), Some(PAUSE_LONGEST), "from now on it is counted");
+        attempt.count(day, false, here());
+        assert_eq!(attempt.pause_longest(), Some(PAUSE_LONGEST_SELDOM));
+        attempt.count(29 * day, false, here());
+        assert_eq!(attempt.pause_longest(), None);
+        let mut elsewhere = Attempt { addresses: here(), in_vain: attempt.in_vain, ..Attempt::default() };
+        elsewhere.count(day, false, vec![Text::from("10.0.0.6:8386")]);
+        assert_eq!(elsewhere.pause_longest(), Some(PAUSE_LONGEST), "it is somewhere else");
+        attempt.count(day, true, here());
+        assert_eq!(attempt.pause_longest(), Some(PAUSE_LONGEST), "it has come by itself");
+    }
+
+    #[test]
+    fn what_was_counted_outlives_this_node_and_older_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("peers.json");
+        std::fs::write(
+            &file,
+            r#"[{"node":"07","addresses":["a:1"]},{"node":"08","addresses":[],"in_vain_s":9}]"#,
+        )
+        .unwrap();
+        let counted: Vec<u64> = read(&file).iter().map(|known| known.in_vain_s).collect();
+        assert_eq!(counted, [0, 9]);
     }
 }

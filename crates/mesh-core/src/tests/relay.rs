@@ -250,6 +250,6 @@ fn a_node_that_leaves_says_so_to_those_it_reaches_by_way_of_another() {
     triangle.call();
     triangle.mesh.input(1, Input::Leave);
     triangle.mesh.settle();
-    assert_eq!(triangle.linked()[0], false);
+    assert!(!triangle.linked()[0]);
     assert_eq!(triangle.ends(), ["unknown_outcome"], "at once");
 }
