@@ -68,9 +68,9 @@ struct Remembered {
 }
 
 impl Attempt {
-    /// Counts time for which a node is not linked, or no more since it is, or is somewhere else.
-    fn count(&mut self, passed: Duration, is_linked: bool, addresses: Vec<Text>) {
-        if is_linked || self.addresses != addresses {
+    /// Counts time for which a node is not there, or no more since it is, or is said to be somewhere else.
+    fn count(&mut self, passed: Duration, is_there: bool, addresses: Vec<Text>) {
+        if is_there || self.addresses != addresses {
             self.in_vain = Duration::ZERO;
             self.addresses = addresses;
         } else {
@@ -128,7 +128,8 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
         for (target, attempt) in &mut attempts {
             if let Target::Node(node) = target {
                 let known = all_addresses(&gateway, *node);
-                attempt.count(passed, is_linked(&gateway, target, attempt), known);
+                // By way of a third it is there too, and a direct way may come back.
+                attempt.count(passed, gateway.look(|core| core.reaches(*node)), known);
             }
             if is_linked(&gateway, target, attempt) {
                 // A link that is refused is there for a moment too.

@@ -100,6 +100,12 @@ impl Node {
         self.sessions.get(&session)?.user.user()
     }
 
+    /// Returns whether another node can be reached now, directly or by way of a third.
+    #[must_use]
+    pub fn reaches(&self, node: NodeId) -> bool {
+        self.link_to(node).is_some()
+    }
+
     /// Returns the other nodes.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {
