@@ -55,8 +55,10 @@ pub(crate) struct Link {
     stage: Vec<WireEntry>,
     stage_bytes: usize,
     stage_reset: bool,
-    /// Whether its last batch was refused.
+    /// Whether a batch was refused, and with it all that go on from it.
     refused: bool,
+    /// Whether the next batch is the answer to a snapshot.
+    answers: bool,
     /// Messages that wait for a write, in order.
     held: VecDeque<LinkMessage>,
     held_since: Tick,

@@ -444,7 +444,8 @@ mod tests {
             replica.merge(key, stamp, Some(Bytes::from_static(b"1")), 0, &mut changes);
             replica.cover_own(dot);
         }
-        let end = BatchEnd { vector: VersionVector::from([(own, 2)]), floor: VersionVector::new() };
+        let end =
+            BatchEnd { vector: VersionVector::from([(own, 2)]), floor: VersionVector::new(), answer: false };
         replica.reset_to(own, &[], &end, &mut changes);
         assert!(replica.get(&mine).is_some());
         assert!(replica.get(&shared).is_none());

@@ -41,6 +41,9 @@ pub struct BatchEnd {
     pub vector: VersionVector,
     /// The writes whose tombstones the sender has dropped.
     pub floor: VersionVector,
+    /// Whether it has all that the last snapshot of the receiver does not cover, whatever became of the
+    /// batches before it.
+    pub answer: bool,
 }
 
 /// What one node passes on between two others.

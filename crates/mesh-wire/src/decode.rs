@@ -247,7 +247,8 @@ fn batch(fields: &Fields<'_>) -> Result<LinkMessage, WireError> {
     };
     let entries = fields.or_default(b'e', |reader| reader.list(|reader| reader.tuple(5, entry)))?;
     let floor = fields.or_default(b'f', Reader::vector)?;
-    let end = fields.get(b'v', Reader::vector)?.map(|vector| BatchEnd { vector, floor });
+    let answer = fields.or_default(b'a', Reader::flag)?;
+    let end = fields.get(b'v', Reader::vector)?.map(|vector| BatchEnd { vector, floor, answer });
     Ok(LinkMessage::Batch {
         domain: fields.must(b'd', Reader::domain)?,
         entries,

@@ -69,6 +69,7 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             if let Some(end) = end {
                 out.vector_always(b'v', &end.vector);
                 out.vector(b'f', &end.floor);
+                out.flag(b'a', end.answer);
             }
             out.flag(b'r', *reset);
         }

@@ -36,7 +36,7 @@ pub const GOAWAY: u64 = 0x06;
 
 /// `d` domain, `h` hash, \[`v` vector, `f` vector: floor\].
 pub const DOMAIN_OPEN: u64 = 0x20;
-/// `d` domain, \[`o` origins, `e` entries, `v` vector, `f` vector: floor, `r` reset\].
+/// `d` domain, \[`o` origins, `e` entries, `v` vector, `f` vector: floor, `a` answer, `r` reset\].
 ///
 /// Origins are `[node, incarnation]`; entries are `[bin key, index of origin, seq, hlc, bin value or
 /// nil]`. The batch ends with the part that has a `v`, even an empty one.

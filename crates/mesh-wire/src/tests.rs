@@ -129,13 +129,13 @@ fn examples() -> Vec<LinkMessage> {
                 entry(2, 3, Some("")),
                 entry(2, 300, None),
             ],
-            end: Some(BatchEnd { vector: vector(&[1, 2]), floor: vector(&[1]) }),
+            end: Some(BatchEnd { vector: vector(&[1, 2]), floor: vector(&[1]), answer: true }),
             reset: true,
         },
         LinkMessage::Batch {
             domain: DOMAIN,
             entries: vec![],
-            end: Some(BatchEnd { vector: BTreeMap::new(), floor: BTreeMap::new() }),
+            end: Some(BatchEnd { vector: BTreeMap::new(), floor: BTreeMap::new(), answer: false }),
             reset: false,
         },
         LinkMessage::Digest { domain: DOMAIN, vector: vector(&[9]), hash: u64::MAX, heard: vec![] },
@@ -273,7 +273,13 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
             },
         )
     };
-    let end = move || (vector(), vector()).prop_map(|(vector, floor)| BatchEnd { vector, floor });
+    let end = move || {
+        (vector(), vector(), any::<bool>()).prop_map(|(vector, floor, answer)| BatchEnd {
+            vector,
+            floor,
+            answer,
+        })
+    };
     let words = move || (maybe(), maybe()).prop_map(|(uri, reason)| Words { uri, reason });
     let cause = move || {
         prop_oneof![
@@ -503,7 +509,7 @@ fn the_bytes_are_these() {
     let batch = LinkMessage::Batch {
         domain: DOMAIN,
         entries: vec![WireEntry { hlc: Hlc(5), ..entry(0, 1, None) }],
-        end: Some(BatchEnd { vector: BTreeMap::new(), floor: BTreeMap::new() }),
+        end: Some(BatchEnd { vector: BTreeMap::new(), floor: BTreeMap::new(), answer: false }),
         reset: true,
     };
     let expected: &[&[u8]] = &[

@@ -183,7 +183,7 @@ impl World {
         };
         self.names.push(name);
         let vector = VersionVector::from([(origin, 1)]);
-        let end = BatchEnd { vector, floor: VersionVector::new() };
+        let end = BatchEnd { vector, floor: VersionVector::new(), answer: false };
         self.message(
             link,
             LinkMessage::Batch { domain: DOMAIN, entries: vec![entry], end: Some(end), reset: false },
@@ -357,7 +357,7 @@ impl World {
             4..=11 => {
                 let entries = (0..choices.below(6)).map(|_| self.any_entry(choices)).collect();
                 let end = (!choices.once_in(4))
-                    .then(|| BatchEnd { vector: vector(choices), floor: vector(choices) });
+                    .then(|| BatchEnd { vector: vector(choices), floor: vector(choices), answer: choices.once_in(6) });
                 LinkMessage::Batch { domain: domain(choices), entries, end, reset: choices.once_in(6) }
             }
             12 => LinkMessage::Digest {

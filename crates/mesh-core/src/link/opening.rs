@@ -44,6 +44,7 @@ impl Node {
             stage_bytes: 0,
             stage_reset: false,
             refused: false,
+            answers: false,
             held: VecDeque::new(),
             held_since: now,
         };

@@ -131,7 +131,8 @@ impl Node {
         }
         join(covered, &vector);
         known.cursor = self.replica.cursor();
-        let end = BatchEnd { vector, floor: self.replica.floor().clone() };
+        let answer = std::mem::take(&mut known.answers);
+        let end = BatchEnd { vector, floor: self.replica.floor().clone(), answer };
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
         let mut bytes = 0;
         for entry in entries {
@@ -199,17 +200,24 @@ impl Node {
         let Some(known) = self.links.get_mut(&link) else { return };
         let behind = !covers_all(&end.vector, self.replica.floor());
         let shared = stage.iter().any(|entry| key::owner(&entry.key).is_none());
-        known.refused = behind && !reset && (shared || known.refused);
+        let goes_on = known.refused && !end.answer;
+        known.refused = !reset && (goes_on || behind && shared);
         if known.refused {
             // It has missed removals that are forgotten here, and what it writes may be older than they
-            // are. It is sent a snapshot, and then sends again what it has that is not in there. What it
-            // sends before that goes on from what was refused.
-            known.dirty = true;
+            // are. It is sent a snapshot, whatever it was thought to cover, and answers with all that is
+            // not in there. What it sends before that goes on from what was refused, even if it has caught
+            // up over another link meanwhile.
+            if !goes_on {
+                (known.vector, known.cursor, known.dirty) = (Some(VersionVector::new()), 0, true);
+            }
             return;
         }
         match &mut known.vector {
             // What it had not taken when it made its snapshot was of no use to it.
-            covered if reset => (*covered, known.cursor) = (Some(end.vector.clone()), 0),
+            covered if reset => {
+                (*covered, known.cursor) = (Some(end.vector.clone()), 0);
+                known.answers = true;
+            }
             Some(covered) => join(covered, &end.vector),
             None => {}
         }

@@ -88,7 +88,8 @@ fn refused(limits: Limits, hlc: Hlc, values: usize) -> Vec<Notice> {
         hlc,
         value: Some("1".into()),
     };
-    let end = BatchEnd { vector: VersionVector::from([(origin, 1)]), floor: VersionVector::new() };
+    let end =
+        BatchEnd { vector: VersionVector::from([(origin, 1)]), floor: VersionVector::new(), answer: false };
     let domain = super::mesh::settings(0, 1).domain;
     let entries = (1..=values).map(entry).collect();
     let batch = LinkMessage::Batch { domain, entries, end: Some(end), reset: false };

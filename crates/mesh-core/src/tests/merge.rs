@@ -278,7 +278,8 @@ impl Side {
         let whole = reset || news.iter().any(|entry| entry.key == root());
         let before = content::before(&self.replica, &root(), names.iter());
         let mut changes = Changes::default();
-        let end = BatchEnd { vector: from.replica.vector().clone(), floor: from.replica.floor().clone() };
+        let (vector, floor) = (from.replica.vector().clone(), from.replica.floor().clone());
+        let end = BatchEnd { vector, floor, answer: false };
         if reset {
             self.replica.reset_to(self.origin, &news, &end, &mut changes);
         }
