@@ -16,7 +16,7 @@ use crate::party::Party;
 use crate::session::Session;
 
 /// All that is subscribed here, and what other nodes want.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Bus {
     subscriptions: BTreeMap<u64, Subscription>,
     users: BTreeMap<UserKey, Topics>,
@@ -25,7 +25,7 @@ pub(crate) struct Bus {
 /// Who publishes, as it joined the bus.
 type Publisher<'a> = Party<'a>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Subscription {
     session: SessionId,
     pattern: Text,
@@ -33,7 +33,7 @@ struct Subscription {
 }
 
 /// The patterns of one user. Exact topics are found by name; only real patterns are tried one by one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Topics {
     exact: BTreeMap<Text, BTreeSet<u64>>,
     patterns: BTreeMap<Text, BTreeSet<u64>>,

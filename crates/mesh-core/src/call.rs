@@ -18,7 +18,7 @@ use crate::registry::{Method, RemoteInstance};
 use crate::served::Known;
 
 /// A method that is running on this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Invocation {
     pub(crate) callee: SessionId,
     reply: Reply,
@@ -44,7 +44,7 @@ enum Reply {
 }
 
 /// A call that another node answers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RemoteCall {
     pub(crate) session: SessionId,
     pub(crate) request: Request,

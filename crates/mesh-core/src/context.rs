@@ -21,7 +21,7 @@ use crate::session::{Session, parse_restriction};
 use crate::visibility::Scope;
 
 /// What this node knows of a context beside its content.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SharedContext {
     pub(crate) id: Text,
     /// The sessions here that receive its changes.

@@ -24,7 +24,7 @@ pub(crate) const END: u8 = 0xff;
 pub(crate) const MARK: u8 = 0xfe;
 
 /// What a key is about, taken apart.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Node(NodeId),
     Instance {

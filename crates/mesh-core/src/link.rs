@@ -25,7 +25,7 @@ use crate::party::Party;
 use crate::session::parse_restriction;
 
 /// A link to another node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) peer: NodeId,
     dialled: bool,
@@ -70,6 +70,18 @@ enum State {
     /// Opened by the dialler, and kept until it is certain that no other link serves.
     Waiting,
     Up,
+}
+
+#[cfg(test)]
+impl Link {
+    /// Adds to a hash all that decides how batches go on, counting arrivals in no absolute numbers.
+    pub(crate) fn mix(&self, replica: &crate::replica::Replica, into: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let stage: Vec<_> = self.stage.iter().map(|entry| (&entry.key, entry.dot)).collect();
+        (self.state == State::Up, self.incarnation, &self.vector, self.cursor == 0).hash(into);
+        (self.dirty, stage, self.stage_reset, self.refused, self.answers).hash(into);
+        replica.arrived_since(self.cursor).for_each(|key| key.hash(into));
+    }
 }
 
 /// A node that wants its new link to serve in place of another.

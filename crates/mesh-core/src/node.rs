@@ -98,6 +98,7 @@ impl Default for Timing {
 
 /// One node. See the crate's page.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Node {
     pub(crate) settings: NodeSettings,
     pub(crate) now: Now,
@@ -105,7 +106,7 @@ pub struct Node {
     /// What other nodes know nothing of.
     pub(crate) local: Replica,
     local_seq: u64,
-    hlc: Hlc,
+    pub(crate) hlc: Hlc,
     pub(crate) seq: u64,
     next_id: u64,
 

@@ -21,7 +21,7 @@ use crate::session::{InstanceRecord, parse_restriction};
 use crate::visibility::Scope;
 
 /// Another node of the domain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RemoteNode {
     pub(crate) name: Text,
     pub(crate) incarnation: Incarnation,
@@ -76,7 +76,7 @@ pub(crate) fn definitions_for<'a>(
 }
 
 /// An application instance on another node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RemoteInstance {
     pub(crate) node: NodeId,
     pub(crate) user: UserKey,

@@ -31,11 +31,11 @@ pub(crate) struct Entry {
     /// When it arrived here, counted.
     pub(crate) arrival: u64,
     /// When it arrived here, in wall-clock milliseconds, for the age of tombstones.
-    at_wall_ms: u64,
+    pub(crate) at_wall_ms: u64,
 }
 
 /// A node's copy of one domain.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Replica {
     entries: BTreeMap<Bytes, Entry>,
     /// The keys of `entries` in the order of arrival. One per entry.
@@ -49,7 +49,7 @@ pub(crate) struct Replica {
 }
 
 /// What a merge changed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     /// Keys whose entry is another one now, gone, or turned from value to tombstone. May repeat.
     pub(crate) keys: Vec<Bytes>,
@@ -340,6 +340,11 @@ impl Replica {
         let arrivals = self.entries.iter().map(|(key, entry)| (entry.arrival, key.clone()));
         assert_eq!(self.arrivals, arrivals.collect());
         assert!(self.entries.values().all(|entry| covers(&self.vector, entry.stamp.dot)));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn arrived_since(&self, cursor: u64) -> impl Iterator<Item = &Bytes> {
+        self.arrivals.range(cursor..).map(|(_, key)| key)
     }
 
     /// Returns whether a content key lies below a path that was written as one whole value.

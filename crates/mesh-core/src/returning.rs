@@ -91,7 +91,7 @@ impl Wrote {
 
 /// Which arrival the replica was at, at moments of the past: what a client that was last heard of at some
 /// time may not know begins there.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Arrivals(VecDeque<(Tick, u64)>);
 
 impl Arrivals {
@@ -118,7 +118,7 @@ impl Arrivals {
 }
 
 /// What is left of a session that ended without a goodbye.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Departed {
     user: UserKey,
     identity: Json,
@@ -136,7 +136,7 @@ pub(crate) struct Departed {
 }
 
 /// All that are left of departed sessions, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Departures {
     records: VecDeque<Departed>,
     /// The bytes of all values.
@@ -184,7 +184,7 @@ impl Departures {
 }
 
 /// A session whose client has just returned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Resuming {
     until: Tick,
     /// When it is back to normal before that, once it has begun to subscribe or to write back.
@@ -206,7 +206,7 @@ pub(crate) struct Resuming {
 }
 
 /// A context that was destroyed while the client was away, and that it has created again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Phantom {
     key: ContextKey,
     data: Json,

@@ -15,7 +15,7 @@ pub(crate) const ENDED_CALLS_MAX: usize = 4_096;
 pub(crate) const ENDED_CALLS_BYTES_MAX: usize = 16 << 20;
 
 /// The table of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Served {
     calls: BTreeMap<(Origin, CallId), Known>,
     /// Those of `calls` that do not run any more, oldest first, and since when.

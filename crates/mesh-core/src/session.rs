@@ -22,7 +22,7 @@ use crate::visibility::{Scope, Visibility};
 use crate::{CloseReason, Output};
 
 /// An application's attachment to this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) instance: Text,
     pub(crate) identity: Json,
@@ -415,7 +415,7 @@ impl Node {
 }
 
 /// What other nodes are told of an instance that takes part in interop.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct InstanceRecord {
     pub(crate) user: UserKey,
     pub(crate) service: bool,

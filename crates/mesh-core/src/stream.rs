@@ -20,7 +20,7 @@ use crate::call::Target;
 use crate::node::Node;
 
 /// A subscription as its provider's node knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Interest {
     provider: SessionId,
     method: Json,
@@ -37,7 +37,7 @@ enum Subscriber {
 }
 
 /// A branch of a provider's streams.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Branch {
     /// Its number on links.
     number: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Branch {
 }
 
 /// A subscription to a provider on another node, as its subscriber's node knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RemoteSubscription {
     session: SessionId,
     /// The request, until it is answered.

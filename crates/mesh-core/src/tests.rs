@@ -4,6 +4,7 @@
 //! wrong clocks do is the business of the crate `mesh-sim`.
 
 mod calls;
+mod exhaustive;
 mod found;
 mod links;
 mod merge;

@@ -16,8 +16,8 @@ use crate::{Notice, Output};
 
 /// Bytes of batches that may be on their way over one link before more are made.
 const BATCH_WINDOW_BYTES: usize = 1 << 20;
-/// About how large a part of a batch is.
-const BATCH_PART_BYTES: usize = 64 << 10;
+/// About how large a part of a batch is. Small in tests, so that their batches have several.
+const BATCH_PART_BYTES: usize = if cfg!(test) { 512 } else { 64 << 10 };
 
 /// How many times the bounds of a domain other nodes may fill: what is within them on two nodes that
 /// were apart has to fit when they meet.
@@ -314,7 +314,7 @@ impl Node {
             .map(|(id, node)| (*id, node))
     }
 
-    pub(super) fn drop_tombstones(&mut self) {
+    pub(crate) fn drop_tombstones(&mut self) {
         let before = self.now.wall_ms.saturating_sub(self.settings.timing.tombstone_ms);
         // A new life has nothing of what the one before had covered.
         if self.awaited().any(|(_, node)| node.said_in < node.incarnation) {
@@ -324,7 +324,7 @@ impl Node {
         self.replica.drop_tombstones(said.iter(), before);
     }
 
-    pub(super) fn send_digests(&mut self) {
+    pub(crate) fn send_digests(&mut self) {
         let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
         let opened: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
         for link in opened {
