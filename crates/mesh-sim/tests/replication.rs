@@ -274,3 +274,45 @@ fn who_is_called_after_an_update_never_sees_the_old_value() {
     }
     assert!(calls > 9_000, "{calls} calls");
 }
+
+#[test]
+fn edits_apart_that_contradict_each_other_end_as_if_made_in_their_order() {
+    let edits = [
+        r#"{"added":{"a":1}}"#,
+        r#"{"commands":[{"type":"set","path":"a.b","value":2}]}"#,
+        r#"{"added":{"a":{"c":3}}}"#,
+        r#"{"removed":["a"]}"#,
+    ];
+    let apply = |a: &mut Option<Value>, edit: usize| match (edit, &mut *a) {
+        (0, _) => *a = Some(serde_json::json!(1)),
+        (1, Some(Value::Object(members))) => drop(members.insert("b".into(), 2.into())),
+        (1, _) => *a = Some(serde_json::json!({ "b": 2 })),
+        (2, _) => *a = Some(serde_json::json!({ "c": 3 })),
+        _ => *a = None,
+    };
+    // All ways to give the first, second, third and last turn to four nodes, one edit each.
+    let orders = (0..256usize).map(|n| [n & 3, n >> 2 & 3, n >> 4 & 3, n >> 6]);
+    let orders = orders.filter(|order| (0..4).all(|edit| order.contains(&edit)));
+    for (before, order) in orders.flat_map(|order| [("{}", order), (r#"{"a":{"z":0}}"#, order)]) {
+        let mut mesh = Mesh::new(4, Timing::default());
+        let apps = apps(&mut mesh, 4);
+        mesh.create(apps[0], "c", before);
+        mesh.wait_ms(100);
+        mesh.part(&[0], &[1, 2, 3]);
+        mesh.part(&[1], &[2, 3]);
+        mesh.part(&[2], &[3]);
+        let mut a = serde_json::from_str::<Value>(before).unwrap().get("a").cloned();
+        for edit in order {
+            mesh.update(apps[edit], "c", edits[edit]);
+            apply(&mut a, edit);
+            mesh.wait_ms(10);
+        }
+        mesh.heal();
+        mesh.wait_ms(3_000);
+        mesh.assert_equal();
+        for host in 0..4 {
+            let value = mesh.value(host, "c").unwrap();
+            assert_eq!(value.get("a"), a.as_ref(), "{before} and edits in the order {order:?}, node {host}");
+        }
+    }
+}

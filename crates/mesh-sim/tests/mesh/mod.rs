@@ -28,6 +28,8 @@ struct Conn {
     host: [usize; 2],
     life: [u64; 2],
     open: [bool; 2],
+    /// Which ends nothing reaches any more: no frame comes after one that was lost.
+    lost: [bool; 2],
     last: BTreeMap<(usize, Lane), u64>,
 }
 
@@ -314,7 +316,13 @@ impl Mesh {
             return;
         }
         let life = [self.hosts[from].life, self.hosts[to].life];
-        self.conns.push(Conn { host: [from, to], life, open: [true; 2], last: BTreeMap::new() });
+        self.conns.push(Conn {
+            host: [from, to],
+            life,
+            open: [true; 2],
+            lost: [false; 2],
+            last: BTreeMap::new(),
+        });
         let conn = self.conns.len() - 1;
         self.at(self.now_us + 1_000, Item::Opened { conn, end: 1 });
         self.at(self.now_us + 2_000, Item::Opened { conn, end: 0 });
@@ -322,7 +330,8 @@ impl Mesh {
 
     fn deliver(&mut self, conn: usize, to: usize, frame: &Bytes) {
         let (from, at) = (self.conns[conn].host[1 - to], self.conns[conn].host[to]);
-        if !self.live(conn, to) || self.deaf.contains(&(from, at)) {
+        self.conns[conn].lost[to] |= self.deaf.contains(&(from, at));
+        if !self.live(conn, to) || self.conns[conn].lost[to] {
             return;
         }
         let message = mesh_wire::decode(frame).unwrap();
