@@ -45,6 +45,8 @@ pub struct Options {
     pub batch_crashes: bool,
     /// Whether there are many more faults, of all kinds that the run has.
     pub storm: bool,
+    /// Whether nodes leave on purpose, and start anew.
+    pub leaves: bool,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             one_way: faults && more.chance(25),
             batch_crashes: faults && more.chance(10),
             storm: faults && more.chance(15),
+            leaves: faults && more.chance(10),
         }
     }
 
@@ -92,6 +95,7 @@ impl Options {
             "one_way" => &mut self.one_way,
             "batch_crashes" => &mut self.batch_crashes,
             "storm" => &mut self.storm,
+            "leaves" => &mut self.leaves,
             _ => return false,
         };
         *switch = on;
@@ -99,7 +103,13 @@ impl Options {
     }
 
     pub(crate) const fn faultless(&self) -> bool {
-        !(self.cuts || self.crashes || self.stalls || self.double_dials || self.one_way || self.batch_crashes)
+        !(self.cuts
+            || self.crashes
+            || self.stalls
+            || self.double_dials
+            || self.one_way
+            || self.batch_crashes
+            || self.leaves)
     }
 }
 
@@ -183,6 +193,7 @@ enum Happening {
     Fault,
     Look,
     Restart { host: usize },
+    Exit { host: usize, life: u64 },
 }
 
 /// What applications do at present.
@@ -412,6 +423,11 @@ impl World {
             Happening::Look => {
                 self.look();
                 self.after(1_000_000, Happening::Look);
+            }
+            Happening::Exit { host, life } => {
+                if self.hosts[host].life == life {
+                    self.crash(host);
+                }
             }
             Happening::Restart { host } => {
                 if self.hosts[host].node.is_none() {
@@ -708,6 +724,12 @@ impl World {
         if self.options.clocks && self.more.chance(30) {
             self.faults += 1;
             self.hosts[host].jump_ms = self.more.range(0, 30_000);
+        }
+        if self.options.leaves && self.more.chance(10) && self.hosts[host].node.is_some() {
+            self.input(host, Input::Leave);
+            // Long enough for the word to be out.
+            let (wait, life) = (self.more.range(1_000, 50_000), self.hosts[host].life);
+            self.after(wait, Happening::Exit { host, life });
         }
         if self.options.one_way && self.more.chance(30) {
             let open: Vec<usize> = (0..self.conns.len())
