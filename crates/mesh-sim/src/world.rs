@@ -47,6 +47,8 @@ pub struct Options {
     pub storm: bool,
     /// Whether nodes leave on purpose, and start anew.
     pub leaves: bool,
+    /// Whether applications at times do not take what they are asked to run.
+    pub overloads: bool,
 }
 
 impl Options {
@@ -75,6 +77,7 @@ impl Options {
             batch_crashes: faults && more.chance(10),
             storm: faults && more.chance(15),
             leaves: faults && more.chance(10),
+            overloads: more.chance(15),
         }
     }
 
@@ -96,6 +99,7 @@ impl Options {
             "batch_crashes" => &mut self.batch_crashes,
             "storm" => &mut self.storm,
             "leaves" => &mut self.leaves,
+            "overloads" => &mut self.overloads,
             _ => return false,
         };
         *switch = on;
@@ -507,12 +511,29 @@ impl World {
         mine.into_iter().map(|(_, event)| event).collect()
     }
 
+    /// Returns whether the outbox of a session has no room for this.
+    fn too_much(&mut self, event: &Event) -> bool {
+        self.options.overloads
+            && self.phase == Phase::Active
+            && matches!(event, Event::Invoke { .. } | Event::SubscriptionRequested { .. })
+            && self.more.chance(5)
+    }
+
     fn drain(&mut self, host: usize) {
+        let mut refused = Vec::new();
         loop {
             let Some(output) = self.hosts[host].node.as_mut().and_then(Node::poll_output) else { break };
             match output {
                 Output::Event { session, event } if session.0 > self.apps.len() as u64 => {
                     self.aside.push((session, event));
+                }
+                Output::Event { session, event } if self.too_much(&event) => {
+                    if let Event::Invoke { invocation: id, .. }
+                    | Event::SubscriptionRequested { subscription: id, .. } = event
+                    {
+                        let limit = Text::from_static("session_outbox_bytes_max");
+                        refused.push(Input::NotTaken { session, id, limit });
+                    }
                 }
                 Output::Event { session, event } => {
                     let app = usize::try_from(session.0).unwrap_or(0) - 1;
@@ -530,6 +551,10 @@ impl World {
                 Output::CloseLink { link, .. } => self.close_end(host, link),
                 Output::NodeSeen { .. } | Output::Hop(_) | Output::Notice(_) => {}
             }
+        }
+        for input in refused {
+            self.faults += 1;
+            self.input(host, input);
         }
         let offset = self.hosts[host].skew_ms * 7_000;
         if let Some(due) = self.hosts[host].node.as_ref().and_then(Node::poll_timeout) {
