@@ -8,9 +8,10 @@
 //!
 //! Where to look: who may see what, `session`; who offers what anywhere, `registry`; one call's life,
 //! `call`; streams, `stream`; shared contexts, `context` over `content`; clients whose connection broke,
-//! `returning`; pub/sub, `bus`; other nodes and their liveness, `link`; the replicated state beneath it
+//! `returning`; which of several providers comes first, `best`; pub/sub, `bus`; other nodes and their liveness, `link`; the replicated state beneath it
 //! all, `replica`.
 
+mod best;
 mod bus;
 mod call;
 mod content;

@@ -19,6 +19,7 @@ use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionV
 
 use self::relay::Via;
 use crate::Output;
+use crate::best::Distance;
 use crate::key::UserKey;
 use crate::node::Node;
 use crate::party::Party;
@@ -44,6 +45,8 @@ pub(crate) struct Link {
     claim: Option<Claim>,
     /// The last measured round trip, in microseconds.
     pub(crate) rtt_us: Option<u64>,
+    /// How far the other side is, by the round trips measured.
+    pub(crate) distance: Distance,
     /// What the other side has covered once it has taken all that was sent; `None` before it has said
     /// what it has.
     vector: Option<VersionVector>,
@@ -130,7 +133,9 @@ impl Node {
                 });
             }
             LinkMessage::Pong { count, sent } => {
-                known.rtt_us = Some(self.now.tick.0.saturating_sub(sent));
+                let rtt_us = self.now.tick.0.saturating_sub(sent);
+                known.rtt_us = Some(rtt_us);
+                known.distance = known.distance.after(rtt_us);
                 self.settle_claims(peer, Some(count));
             }
             LinkMessage::Goaway { reason } => {

@@ -245,11 +245,17 @@ impl Node {
     /// Shows a session that has just joined what the other nodes offer its user.
     pub(crate) fn announce_remote_to(&mut self, session: SessionId) {
         let Some(own) = self.sessions.get(&session) else { return };
+        let seen = self.remote.iter().filter(|(_, row)| {
+            row.party().sees(own.party()) && self.nodes.get(&row.node).is_some_and(|node| node.shown)
+        });
+        let mut seen: Vec<_> = seen.filter(|_| !own.interop_local).collect();
+        // The first of those that offer something is whom the client takes for the best.
+        seen.sort_by_cached_key(|(instance, row)| {
+            self.rank(own.party(), &own.instance, row, self.joined_at(row.node, instance))
+        });
         let mut events = Vec::new();
-        for (instance, row) in self.remote.iter().filter(|_| !own.interop_local) {
-            if row.party().sees(own.party()) && self.nodes.get(&row.node).is_some_and(|node| node.shown) {
-                row.announce(instance, &own.identity, |event| events.push(event));
-            }
+        for (instance, row) in seen {
+            row.announce(instance, &own.identity, |event| events.push(event));
         }
         for event in events {
             self.tell(session, event);
@@ -262,9 +268,16 @@ impl Node {
         if std::mem::replace(&mut known.shown, true) {
             return;
         }
-        for instance in known.instances.clone() {
+        let mut instances: Vec<Text> = known.instances.iter().cloned().collect();
+        instances.sort_by_cached_key(|instance| self.joined_at(node, instance));
+        for instance in instances {
             self.announce_row(&instance);
         }
+    }
+
+    /// Returns the number of the write by which a node told of an instance: the later it joined, the higher.
+    fn joined_at(&self, node: NodeId, instance: &Text) -> u64 {
+        self.replica.get(&key::instance(node, instance)).map_or(u64::MAX, |entry| entry.stamp.dot.seq)
     }
 
     /// Withdraws all of a node's instances, and keeps the rows.

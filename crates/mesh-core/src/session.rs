@@ -11,6 +11,7 @@ use mesh_model::{
     Area, CallId, Cause, Event, Json, Key, Kind, Reason, Request, SessionId, Text, Tick, Words,
 };
 
+use crate::best;
 use crate::content::Write;
 use crate::key::{self, ContextKey, UserKey};
 use crate::node::Node;
@@ -276,7 +277,12 @@ impl Node {
         let (instance, identity) = (own.instance.clone(), own.identity.clone());
         self.publish_instance(session);
 
-        for other in self.interop_neighbours(session) {
+        let mut neighbours = self.interop_neighbours(session);
+        neighbours.sort_by_key(|other| {
+            let party = self.sessions.get(other).map(Session::party);
+            !party.is_some_and(|party| best::is_of_own_user(party, self.sessions[&session].party()))
+        });
+        for other in neighbours {
             let Some(peer) = self.sessions.get(&other) else { continue };
             let methods = definitions_for(peer.methods.values(), &peer.identity, &identity);
             let server = peer.instance.clone();

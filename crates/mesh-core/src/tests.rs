@@ -3,6 +3,7 @@
 //! Here nothing is delayed or lost, so each test is one conversation. What delays, cuts, crashes and
 //! wrong clocks do is the business of the crate `mesh-sim`.
 
+mod best;
 mod calls;
 mod exhaustive;
 mod found;

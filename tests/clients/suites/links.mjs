@@ -186,6 +186,37 @@ export default [
     for (const event of ['serverRemoved', 'serverAdded']) assert.equal(events.count(event, instance), 1, event);
   }),
 
+  scenario('B-ME-4 best is another one while a node is cut off, and for those who were there it stays so', once, async (world) => {
+    const clients = await three(world);
+    const [atA, , atC] = clients;
+    const name = world.unique('Best');
+    for (const provider of [atA, atC]) await provider.interop.register(name, () => ({ by: provider.interop.instance.peerId }));
+    const invoked = async (caller) => (await caller.interop.invoke(name)).returned.by;
+    const [cutOff, other] = [atA.interop.instance.peerId, atC.interop.instance.peerId];
+    const newcomer = async () => {
+      const caller = await world.connect('b');
+      await world.until(() => caller.interop.servers({ name }).length === 2);
+      return { caller, best: await invoked(caller) };
+    };
+    const findOne = async () => {
+      // Each caller has a choice of its own among equals.
+      for (let n = 0; n < 20; n += 1) {
+        const { caller, best } = await newcomer();
+        if (best === cutOff) return caller;
+      }
+      return assert.fail('nobody was given the provider at a');
+    };
+    const caller = await findOne();
+    await apart(world, clients, async () => {
+      await world.until(() => caller.interop.servers({ name }).length === 1);
+      assert.equal(await invoked(caller), other);
+    });
+    await world.until(() => caller.interop.servers({ name }).length === 2, BACK_MS);
+    assert.ok(caller.interop.servers({ name }).some(({ peerId }) => peerId === cutOff), 'it is back under its id');
+    assert.equal(await invoked(caller), other, 'who had to change stays');
+    await findOne();
+  }),
+
   scenario('B-ME-6 B-ME-9 a call whose link goes down ends, and its handler ran once', options, async (world) => {
     const clients = await three(world);
     const [atA, atB] = clients;

@@ -45,6 +45,39 @@ export default [
     }
   }),
 
+  scenario('B-ME-4 best is spread, stays, and yields to a local one', { ...third, libs: ['io'] }, async (world) => {
+    const providers = [await world.connect('b'), await world.connect('c')];
+    const name = world.unique('Best');
+    for (const provider of providers) await provider.interop.register(name, () => ({ by: provider.interop.instance.peerId }));
+    const ids = providers.map(({ interop }) => interop.instance.peerId);
+    const invoked = async (caller) => (await caller.interop.invoke(name)).returned.by;
+    const chosen = new Set();
+    let caller;
+    // Each caller has a choice of its own among equals; 20 that agree are one in half a million.
+    for (let n = 0; n < 20 && chosen.size < 2; n += 1) {
+      caller = await world.connect('a');
+      await world.until(() => caller.interop.servers({ name }).length === 2);
+      chosen.add(await invoked(caller));
+    }
+    assert.deepEqual([...chosen].sort(), [...ids].sort());
+    const best = await invoked(caller);
+    const local = await world.connect('a');
+    for (let n = 0; n < 5; n += 1) {
+      const another = await world.connect('b');
+      await another.interop.register(name, () => ({ by: 'another' }));
+      await world.until(() => seesServer(caller, another));
+      assert.equal(await invoked(caller), best, 'who comes later is no reason to change');
+      await world.leave(another);
+    }
+    await local.interop.register(name, () => ({ by: 'local' }));
+    await world.until(async () => await invoked(caller) === 'local');
+    await world.leave(local);
+    await world.until(async () => await invoked(caller).catch(() => undefined) === best, 3000, 'the same one as before');
+    await world.leave(providers[ids.indexOf(best)]);
+    const other = ids.find((id) => id !== best);
+    await world.until(async () => await invoked(caller).catch(() => undefined) === other, 3000, 'the other one');
+  }),
+
   scenario('B-X-3 three machines with their true names', third, async (world) => {
     const clients = await world.everywhere();
     await world.until(() => clients.every((one) => clients.every((other) => one === other || seesServer(one, other))));

@@ -7,6 +7,7 @@ use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 
 use super::relay::Via;
 use super::{Claim, Link, State};
+use crate::best::Distance;
 use crate::node::Node;
 use crate::{Notice, Output};
 
@@ -36,6 +37,7 @@ impl Node {
             pings: 0,
             claim: None,
             rtt_us: None,
+            distance: Distance::default(),
             vector: None,
             cursor: 0,
             dirty: false,
