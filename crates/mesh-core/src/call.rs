@@ -54,7 +54,7 @@ pub(crate) struct RemoteCall {
     /// The link over which it went, or that node has said that it knows of it.
     link: LinkId,
     /// Whether the callee has it.
-    accepted: bool,
+    pub(crate) accepted: bool,
     /// The callee.
     pub(crate) server: Text,
     deadline: Tick,
@@ -338,7 +338,7 @@ impl Node {
         };
         let deadline = self.now.tick.plus_millis(millis);
         let remote = match reply {
-            Reply::Remote { origin, link, id } => Some((origin, link, id)),
+            Reply::Remote { origin, id, .. } => Some((origin, id)),
             Reply::Local { .. } => None,
         };
         self.invocations.insert(invocation, Invocation { callee, reply, millis, deadline, trace });
@@ -347,9 +347,23 @@ impl Node {
             session.invocations.insert(invocation);
         }
         self.tell(callee, Event::Invoke { invocation, method, caller, arguments });
-        if let Some((origin, link, id)) = remote {
+        if let Some((origin, id)) = remote {
             self.served.run(origin, id, invocation);
-            self.send_from(callee.0, link, LinkMessage::Accepted { id });
+            self.unaccepted.insert(invocation);
+        }
+    }
+
+    /// Tells other nodes of those of their calls that run. Most have ended before, and their end says it all:
+    /// until then this life knows that they run, whatever it has told.
+    fn accept_calls(&mut self) {
+        for invocation in std::mem::take(&mut self.unaccepted) {
+            let Some(known) = self.invocations.get(&invocation) else { continue };
+            let (callee, Reply::Remote { origin, id, .. }) = (known.callee, known.reply.clone()) else {
+                continue;
+            };
+            if let Some(link) = self.link_to_life(origin) {
+                self.send_from(callee.0, link, LinkMessage::Accepted { id });
+            }
         }
     }
 
@@ -395,6 +409,7 @@ impl Node {
 
     fn close_invocation(&mut self, invocation: u64) -> Option<Invocation> {
         let closed = self.invocations.remove(&invocation)?;
+        self.unaccepted.remove(&invocation);
         self.deadlines.remove(&(closed.deadline, CallId(invocation)));
         if let Some(session) = self.sessions.get_mut(&closed.callee) {
             session.invocations.remove(&invocation);
@@ -657,6 +672,7 @@ impl Node {
     }
 
     pub(crate) fn call_timers(&mut self) {
+        self.accept_calls();
         while let Some((at, id)) = self.deadlines.first().copied() {
             if at > self.now.tick {
                 break;
@@ -665,6 +681,7 @@ impl Node {
             match self.invocations.get(&id.0).map(|invocation| (invocation.callee, invocation.millis)) {
                 // A callee that never answers must not fill up with what it forgot.
                 Some((callee, millis)) => drop(self.end_invocation(callee, id.0, outcome(millis))),
+                None if self.end_unanswered(id) => {}
                 None => self.give_up_call(id, outcome(self.settings.limits.call_ms_max)),
             }
             self.deadlines.remove(&(at, id));

@@ -126,10 +126,13 @@ pub struct Node {
     pub(crate) unsettled: BTreeSet<(NodeId, Text)>,
 
     pub(crate) invocations: BTreeMap<u64, Invocation>,
+    /// Those for other nodes which have not been told that they run; they are with the next heartbeat.
+    pub(crate) unaccepted: BTreeSet<u64>,
     pub(crate) calls: BTreeMap<CallId, RemoteCall>,
     /// The calls of other nodes.
     pub(crate) served: Served,
-    /// The same by deadline. One entry per key of `calls` and of `invocations`, which are counted as one.
+    /// What ends then, by the numbers that count all of them as one: one entry per key of `calls` and of
+    /// `invocations`, and per subscription whose provider has not answered.
     pub(crate) deadlines: BTreeSet<(Tick, CallId)>,
 
     pub(crate) interests: BTreeMap<u64, Interest>,
@@ -182,6 +185,7 @@ impl Node {
             remote: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             invocations: BTreeMap::new(),
+            unaccepted: BTreeSet::new(),
             calls: BTreeMap::new(),
             served: Served::default(),
             deadlines: BTreeSet::new(),

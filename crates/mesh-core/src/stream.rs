@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_model::link::LinkMessage;
 use mesh_model::{
     Answer, Arguments, CallFailure, CallId, Cause, Event, Json, LinkId, NodeId, Outcome, Reason, Request,
-    SessionId, Text, Words,
+    SessionId, Text, Tick, Words,
 };
 
 use crate::call::Target;
@@ -60,6 +60,8 @@ pub(crate) struct RemoteSubscription {
     /// What it was asked for with; `None` if that is too large to be kept.
     arguments: Option<Arguments>,
     branch: Option<u64>,
+    /// When it ends, if its provider has not answered before.
+    deadline: Option<Tick>,
 }
 
 /// Largest arguments with which a subscription is asked for again, in bytes. With larger ones it ends
@@ -107,14 +109,52 @@ impl Node {
                     method: method_id,
                     arguments: kept,
                     branch: None,
+                    deadline: None,
                 };
                 self.subscriptions.insert(id, subscription);
+                self.answer_is_due(id);
                 if let Some(own) = self.sessions.get_mut(&session) {
                     own.subscribed.insert(id.0);
                 }
                 self.send_call(session, link, id, true, server, method, arguments, None);
             }
         }
+    }
+
+    /// A provider on another node is asked: it has as long to answer as a call has.
+    fn answer_is_due(&mut self, id: CallId) {
+        self.answer_has_come(id);
+        let deadline = self.now.tick.plus_millis(self.settings.limits.call_ms_max);
+        if let Some(subscription) = self.subscriptions.get_mut(&id) {
+            subscription.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    fn answer_has_come(&mut self, id: CallId) {
+        if let Some(deadline) = self.subscriptions.get_mut(&id).and_then(|s| s.deadline.take()) {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    /// Ends a subscription whose provider, on another node, has not answered in time; returns whether it is
+    /// one. What the provider says later is for nobody.
+    pub(crate) fn end_unanswered(&mut self, id: CallId) -> bool {
+        let Some(subscription) = self.close_subscription(id) else { return false };
+        let millis = self.settings.limits.call_ms_max;
+        let event = match subscription.request {
+            Some(request) => {
+                Event::CallEnded { request, outcome: Outcome::Failed(CallFailure::Deadline { millis }) }
+            }
+            None => Event::SubscriptionEnded { subscription: id.0, cause: Cause::Lost },
+        };
+        self.tell(subscription.session, event);
+        let cause = Cause::Left(Words::default());
+        self.send_to_node(subscription.session, subscription.node, |_| LinkMessage::Unsubscribe {
+            id,
+            cause,
+        });
+        true
     }
 
     pub(crate) fn subscription_arrived(
@@ -425,6 +465,7 @@ impl Node {
     }
 
     fn close_subscription(&mut self, id: CallId) -> Option<RemoteSubscription> {
+        self.answer_has_come(id);
         let subscription = self.subscriptions.remove(&id)?;
         if let Some(branch) = subscription.branch {
             self.unfeed(subscription.node, branch, id);
@@ -438,7 +479,11 @@ impl Node {
     // --- What the provider's node says.
 
     pub(crate) fn subscription_accepted(&mut self, node: NodeId, id: CallId, branch: u64) {
-        let Some(subscription) = self.subscriptions.get_mut(&id).filter(|s| s.node == node) else { return };
+        if self.subscriptions.get(&id).is_none_or(|s| s.node != node) {
+            return;
+        }
+        self.answer_has_come(id);
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         let old = subscription.branch.replace(branch);
         let (session, request) = (subscription.session, subscription.request.take());
         if let Some(old) = old {
@@ -583,6 +628,7 @@ impl Node {
             }
             match arguments {
                 Some(arguments) => {
+                    self.answer_is_due(id);
                     self.send_call(session, link, id, true, &server, method, arguments, None);
                 }
                 None => self.remote_subscription_ended(node, id, Cause::Lost),

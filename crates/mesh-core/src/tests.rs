@@ -13,4 +13,5 @@ mod mesh;
 mod node;
 mod relay;
 mod returning;
+mod streams;
 mod visibility;

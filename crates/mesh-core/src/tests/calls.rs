@@ -427,12 +427,32 @@ fn what_is_known_of_ended_calls_is_bounded() {
     assert_eq!(served.running(NodeId([3; 16])), [(origin(1), CallId(1), 77)]);
 }
 
+#[test]
+fn only_a_call_that_takes_a_while_is_said_to_run() {
+    for (waits, messages) in [(false, 1), (true, 2)] {
+        let mut pair = Pair::new();
+        pair.mesh.traffic.clear();
+        pair.call();
+        let invocation = pair.runs()[0];
+        if waits {
+            pair.mesh.wait_ms(400);
+            assert!(pair.mesh.nodes[0].calls.values().all(|call| call.accepted));
+            pair.mesh.wait_ms(4_000);
+        }
+        pair.answer(invocation);
+        assert_eq!(pair.ends(), ["ok"]);
+        assert_eq!(pair.mesh.traffic[&(1, 0)], messages);
+        assert!(pair.mesh.nodes[1].unaccepted.is_empty());
+    }
+}
+
 /// A node that has lost its memory does not make a call that ran one that did not.
 #[test]
 fn what_the_callee_was_given_cannot_be_unseen() {
     let mut pair = Pair::new();
     pair.call();
     assert_eq!(pair.runs().len(), 1);
+    pair.mesh.wait_ms(400);
     pair.mesh.cut(0, 1);
     pair.mesh.nodes[1].served = Served::default();
     pair.mesh.link(0, 1);

@@ -26,8 +26,9 @@ pub(crate) struct Mesh {
     /// Link messages that match are kept back, in order, until the test lets them go.
     pub(crate) hold: Option<fn(&LinkMessage) -> bool>,
     held: VecDeque<(usize, LinkId, LinkMessage)>,
-    /// How many messages of sessions went from one node to another.
+    /// How many messages of sessions went from one node to another, and how many bytes they were.
     pub(crate) traffic: BTreeMap<(usize, usize), usize>,
+    pub(crate) bytes: BTreeMap<(usize, usize), usize>,
     next: u64,
 }
 
@@ -76,6 +77,7 @@ impl Mesh {
             hold: None,
             held: VecDeque::new(),
             traffic: BTreeMap::new(),
+            bytes: BTreeMap::new(),
             next: 0,
         }
     }
@@ -161,6 +163,7 @@ impl Mesh {
                     let Some((to, there)) = self.links.get(&(node, link)).copied() else { continue };
                     if message.is_session_traffic() {
                         *self.traffic.entry((node, to)).or_default() += 1;
+                        *self.bytes.entry((node, to)).or_default() += mesh_wire::encode(&message).len();
                     }
                     match self.hold {
                         Some(held) if held(&message) => self.held.push_back((to, there, message)),
