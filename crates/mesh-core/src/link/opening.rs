@@ -274,6 +274,8 @@ impl Node {
             hash: self.replica.hash(),
         };
         self.emit(Output::Link { link, lane: Lane::Control, message });
+        // So that its distance is known when its applications are shown.
+        self.ping(link);
         self.attach_calls(peer, link);
         self.end_interests_of_node(peer);
         self.subscribe_again(peer, link);

@@ -157,6 +157,8 @@ impl Trio {
         acting.flush_links();
         while let Some(output) = acting.poll_output() {
             match output {
+                // Heartbeats say nothing of the state, and would only multiply the orders.
+                Output::Link { message: LinkMessage::Ping { .. } | LinkMessage::Pong { .. }, .. } => {}
                 Output::Link { link, lane, message } => {
                     let to = usize::try_from(link.0).unwrap() % NODES;
                     if self.up.contains(&pair(node, to)) {
