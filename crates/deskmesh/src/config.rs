@@ -11,6 +11,7 @@
 
 pub mod key;
 mod place;
+pub mod streams;
 pub mod visibility;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output;
 use key::{Key, KeyError};
+use streams::StreamsConfig;
 use visibility::VisibilityConfig;
 
 /// Everything an operator may set, with every value checked.
@@ -68,6 +70,8 @@ pub struct Config {
     pub visibility: VisibilityConfig,
     /// FDC3 applications.
     pub fdc3: Fdc3Config,
+    /// Streams whose subscribers read slowly.
+    pub streams: StreamsConfig,
     /// Traces and the log.
     pub telemetry: TelemetryConfig,
     /// Bounds.
@@ -147,6 +151,7 @@ pub struct LimitsConfig {
     pub outbox_context_conflate_bytes: usize,
     pub outbox_context_bytes_max: usize,
     pub outbox_stream_bytes_max: usize,
+    pub outbox_subscription_bytes_max: usize,
     pub slow_stream_consumer: SlowStreamConsumer,
     /// How long an application may read nothing of what waits for it, in milliseconds.
     pub write_deadline_ms: u64,
@@ -215,6 +220,7 @@ impl Config {
             discovery: DiscoveryConfig { mdns: false },
             visibility: VisibilityConfig::default(),
             fdc3: Fdc3Config::default(),
+            streams: StreamsConfig::default(),
             telemetry: TelemetryConfig {
                 otlp_endpoint: None,
                 sample_ratio: 1.0,
@@ -259,6 +265,7 @@ impl Default for LimitsConfig {
             outbox_context_conflate_bytes: 512 << 10,
             outbox_context_bytes_max: 4 << 20,
             outbox_stream_bytes_max: 4 << 20,
+            outbox_subscription_bytes_max: 1 << 20,
             slow_stream_consumer: SlowStreamConsumer::Disconnect,
             write_deadline_ms: 10_000,
             ping_interval_ms: 30_000,

@@ -15,10 +15,11 @@ use dashmap::DashMap;
 use mesh_core::{CloseReason, Input, Node, NodeSettings, Notice, Output};
 use mesh_identity::join::{Exporter, JoinAnswer, JoinRequest};
 use mesh_identity::{NodeIdentity, PeerIdentity, TokenStore};
+use mesh_model::link::Carried;
 use mesh_model::trace::TraceContext;
 use mesh_model::{Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text, Tick};
 use mesh_net::clock::Clock;
-use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError};
+use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError, Share};
 use mesh_telemetry::sampling::RatioSampler;
 use mesh_telemetry::{SpanRecord, Telemetry, traceparent};
 use tokio::sync::Notify;
@@ -268,7 +269,7 @@ impl Gateway {
                     let events = dropped - dropped_before;
                     tracing::warn!(
                         events,
-                        "slow applications lost stream data (limit outbox_stream_bytes_max)"
+                        "slow applications lost stream data (limits outbox_subscription_bytes_max and outbox_stream_bytes_max)"
                     );
                     dropped_before = dropped;
                 }
@@ -322,6 +323,14 @@ impl Gateway {
                     if pushed.dropped > 0 {
                         self.dropped.fetch_add(pushed.dropped, Ordering::Relaxed);
                     }
+                    for (session, subscription) in pushed.too_slow {
+                        tracing::warn!(
+                            session = session.0,
+                            subscription,
+                            "subscription ended: its application reads too slowly (limit outbox_subscription_bytes_max)"
+                        );
+                        not_taken.push_back(Input::TooSlow { session, subscription });
+                    }
                     if let Some((id, limit)) = pushed.not_taken {
                         not_taken.push_back(Input::NotTaken { session, id, limit });
                     }
@@ -333,7 +342,7 @@ impl Gateway {
                     }
                 }
                 Output::Link { link, lane, message } => {
-                    if let Some(input) = self.send(link, lane, &message) {
+                    if let Some(input) = self.send(link, lane, message) {
                         not_taken.push_back(input);
                     }
                 }
@@ -356,17 +365,28 @@ impl Gateway {
         }
     }
 
-    /// Sends a message, and returns what the core has to hear of one that it passes on and that was not
-    /// taken: other nodes' messages are no reason to close a link of this one.
-    fn send(&self, link: LinkId, lane: Lane, message: &LinkMessage) -> Option<Input> {
+    /// Sends a message, and returns what the core has to hear of one that was not taken. What has only a share
+    /// of the link's queues is not sent then, and the link stays; other nodes' messages are no reason to close
+    /// a link of this one either.
+    fn send(&self, link: LinkId, lane: Lane, message: LinkMessage) -> Option<Input> {
         let endpoint = self.endpoint()?;
-        match (endpoint.send(link, lane, mesh_wire::encode(message)), message) {
-            (Ok(()) | Err(SendError::Closed), _) => None,
-            (Err(error), LinkMessage::Relayed { node, channel, .. }) if lane != Lane::Control => {
+        let share = share_of(lane, &message);
+        let error = match endpoint.send_within(link, lane, mesh_wire::encode(&message), share) {
+            Ok(()) | Err(SendError::Closed) => return None,
+            Err(error) => error,
+        };
+        match (&error, message) {
+            (_, LinkMessage::Relayed { node, channel, .. }) if lane != Lane::Control => {
                 tracing::warn!(link = link.0, from = %node.short(), %error, "a message of another node was not passed on");
-                Some(Input::NotRelayed { link, node: *node, channel: *channel })
+                Some(Input::NotRelayed { link, node, channel })
             }
-            (Err(error), _) => {
+            (SendError::Overloaded(full), message) if share < Share::ALL => {
+                self.dropped.fetch_add(u64::from(is_data(&message)), Ordering::Relaxed);
+                let limit =
+                    if *full == Lane::Bulk { "bulk_queue_bytes_max" } else { "session_queues_bytes_max" };
+                Some(Input::NotSent { link, message, limit: Text::from_static(limit) })
+            }
+            _ => {
                 // The message is lost, and calls must not wait for it: the link starts afresh, and over the next
                 // one both sides ask what became of what was under way.
                 tracing::warn!(link = link.0, %error, "link closed: it cannot take what is sent");
@@ -434,6 +454,31 @@ impl LinkEvents for Gateway {
     }
 }
 
+/// Returns how much of a link's queues a message may use. What is shed first has the least; what the other
+/// side waits for has all, and a link that does not take that is closed.
+fn share_of(lane: Lane, message: &LinkMessage) -> Share {
+    match message {
+        LinkMessage::Publish { .. } => Share(50),
+        LinkMessage::BranchData { .. } | LinkMessage::PrivateData { .. } => Share(75),
+        LinkMessage::Call { .. } => Share(90),
+        LinkMessage::Relay { carried: Carried::Message(message), .. } => share_of(lane, message),
+        // It is not read what that is; the ends of this node's own calls come first.
+        LinkMessage::Relayed { .. } if lane != Lane::Control => Share(90),
+        _ => Share::ALL,
+    }
+}
+
+/// Returns whether a message is stream data or a publication.
+fn is_data(message: &LinkMessage) -> bool {
+    match message {
+        LinkMessage::Publish { .. } | LinkMessage::BranchData { .. } | LinkMessage::PrivateData { .. } => {
+            true
+        }
+        LinkMessage::Relay { carried: Carried::Message(message), .. } => is_data(message),
+        _ => false,
+    }
+}
+
 fn log(notice: &Notice) {
     match notice {
         Notice::NodeUp { node, name, by_way_of: None } => {
@@ -458,5 +503,62 @@ fn log(notice: &Notice) {
         Notice::EntryRefused { node, why } => {
             tracing::warn!(node = %node.short(), %why, "an entry was refused")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_model::{Arguments, CallId, Cause, DomainId, Json};
+
+    use super::*;
+
+    #[test]
+    fn a_link_sheds_in_the_stated_order() {
+        let (id, domain, data) = (CallId(1), DomainId([0; 16]), Json::null());
+        let publication = LinkMessage::Publish {
+            domain,
+            user: None,
+            service: false,
+            restriction: None,
+            topic: Text::default(),
+            routing_key: None,
+            target: None,
+            publisher: data.clone(),
+            data: data.clone(),
+            after: 0,
+        };
+        let (sequence, snapshot, after) = (None, None, 0);
+        let of_branch = LinkMessage::BranchData { branch: 1, data: data.clone(), sequence, snapshot, after };
+        let call = LinkMessage::Call {
+            id,
+            domain,
+            subscribe: false,
+            from: Text::default(),
+            to: Text::default(),
+            method: data,
+            arguments: Arguments::default(),
+            millis_left: 1,
+            after,
+            trace: None,
+        };
+        let end = LinkMessage::SubscriptionEnd { id, cause: Cause::TooSlow };
+        let share_of = |message: &LinkMessage| share_of(Lane::Session(0), message);
+        let shares = [&publication, &of_branch, &call, &end].map(share_of);
+        assert!(shares.is_sorted_by(|a, b| a < b), "{shares:?}");
+        for kept in [&end, &LinkMessage::Accepted { id }, &LinkMessage::Goaway { reason: Text::default() }] {
+            assert_eq!(share_of(kept), Share::ALL);
+        }
+        assert_eq!([&publication, &of_branch, &call].map(is_data), [true, true, false]);
+
+        let (node, channel, lane) = (NodeId([1; 16]), 1, Lane::Session(0));
+        for message in [publication, of_branch, call, end] {
+            let (share, data) = (share_of(&message), is_data(&message));
+            let relay =
+                LinkMessage::Relay { node, channel, lane, carried: Carried::Message(Box::new(message)) };
+            assert_eq!((share_of(&relay), is_data(&relay)), (share, data), "by way of another node");
+        }
+        let passed_on = LinkMessage::Relayed { node, channel, carried: Carried::Frame(Bytes::new()) };
+        assert!(share_of(&passed_on) < Share::ALL, "what ends this node's own calls comes first");
+        assert_eq!(super::share_of(Lane::Control, &passed_on), Share::ALL);
     }
 }

@@ -9,7 +9,8 @@
 //! | answers, errors | closed: nothing else of its own can be answered either |
 //! | calls, results | a call is not taken, and ends as overloaded; a result closes who called |
 //! | context changes | become one, the context's present value; closed if even those are too many |
-//! | stream data, publications | closed, or the oldest dropped, as configured |
+//! | stream data | one subscription's: it ends, or is thinned out, by the stream's policy |
+//! | stream data, publications | shed: see `make_room`; closed if that is not enough |
 //! | who is there and offers what | no bound but that of the whole: a healthy client gets much at once |
 //!
 //! A bound counts from the second item on, so that one that is larger than its bound gets through. Of a
@@ -20,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_model::{Event, InstanceId, Outcome, SessionId, Text};
+use mesh_model::{Event, InstanceId, Json, Outcome, SessionId, SlowPolicy, Text};
 use proto_gw3::Domain;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,9 +41,14 @@ pub(crate) enum Item {
     /// Stands for all changes of a context that a session has not been told: the present value, looked
     /// up when its turn comes. Has an entry in `Queue::marks`.
     Mark(SessionId, Text),
+    /// Stands for the newest data of a stream that only keeps that. Has an entry in `Queue::slots`.
+    Slot(Slot),
     /// Close, and say why.
     Close(CloseWith),
 }
+
+/// A subscription, and which of its values if it keeps the newest of each.
+pub(crate) type Slot = (SessionId, u64, Option<Json>);
 
 /// What became of an item, as far as others are concerned.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,6 +57,8 @@ pub(crate) struct Pushed {
     pub(crate) crowded: bool,
     /// How many events were dropped to make room.
     pub(crate) dropped: u64,
+    /// A subscription is to end, since its data is not read: whose, and its number.
+    pub(crate) too_slow: Vec<(SessionId, u64)>,
     /// The item was an invocation or a request for a subscription, of this number, and was not taken
     /// because of this limit.
     pub(crate) not_taken: Option<(u64, Text)>,
@@ -85,6 +93,7 @@ struct Bounds {
     conflate: usize,
     contexts: usize,
     streams: usize,
+    subscription: usize,
     slow_stream_consumer: SlowStreamConsumer,
     write_deadline: Duration,
 }
@@ -99,6 +108,10 @@ struct Queue {
     excess: usize,
     /// The updaters that marks name. One per mark in `items`.
     marks: BTreeMap<(SessionId, Text), InstanceId>,
+    /// What slots stand for. One per slot in `items`.
+    slots: BTreeMap<Slot, Event>,
+    /// The subscriptions whose data waits.
+    subscriptions: BTreeMap<(SessionId, u64), Waiting>,
     /// Since when more bytes of contexts wait than may.
     over_since: Option<Instant>,
     /// When something was last taken, or began to wait: who takes nothing for long after does not read.
@@ -107,20 +120,39 @@ struct Queue {
     closed: Option<CloseWith>,
 }
 
+/// What waits of one subscription.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: usize,
+    /// How many were left out since the last that was taken.
+    gap: u64,
+    /// Since when more waits than may.
+    over_since: Option<Instant>,
+}
+
 /// Which bound counts for an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Control,
     Calls,
     Contexts,
-    Streams,
+    /// Publications, and streams by their policy, in the order in which they are shed. One bound is for them
+    /// all.
+    Bus,
+    Latest,
+    DropOldest,
+    Ending,
     Registry,
 }
 
-const CLASSES: usize = 5;
+const CLASSES: usize = 8;
+/// The classes of publications and streams.
+const STREAMS: [Class; 4] = [Class::Bus, Class::Latest, Class::DropOldest, Class::Ending];
 
 /// A client that takes nothing for this long does not read. On a busy machine a healthy one may take a while.
 const PROGRESS: Duration = Duration::from_millis(250);
+/// Subscriptions of which nothing waits any more, and whose gaps are still to be told.
+const GAPS_MAX: usize = 4_096;
 /// How much is taken at once. What has been taken is out of reach of drops and marks.
 const TAKEN_BYTES: usize = 64 << 10;
 
@@ -133,6 +165,7 @@ impl Outbox {
             conflate: limits.outbox_context_conflate_bytes.min(limits.outbox_context_bytes_max),
             contexts: limits.outbox_context_bytes_max,
             streams: limits.outbox_stream_bytes_max,
+            subscription: limits.outbox_subscription_bytes_max,
             slow_stream_consumer: limits.slow_stream_consumer,
             write_deadline: Duration::from_millis(limits.write_deadline_ms),
         };
@@ -255,7 +288,7 @@ impl Bounds {
 }
 
 impl Queue {
-    fn push(&mut self, item: Item, bounds: &Bounds) -> Pushed {
+    fn push(&mut self, mut item: Item, bounds: &Bounds) -> Pushed {
         let mut pushed = Pushed::default();
         let (class, weight) = match item {
             Item::Close(with) => {
@@ -283,15 +316,21 @@ impl Queue {
                 }
                 return pushed;
             }
-            Class::Streams if over(bounds.streams) => match bounds.slow_stream_consumer {
-                SlowStreamConsumer::Disconnect => {
-                    self.close(over_bound("stream data", bounds.streams, "outbox_stream_bytes_max"));
+            Class::Bus | Class::Latest | Class::DropOldest | Class::Ending => {
+                if !self.thin_out(&mut item, class, weight, bounds, &mut pushed) {
                     return pushed;
                 }
-                SlowStreamConsumer::DropOldest => {
-                    pushed.dropped = self.drop_streams(bounds.streams.saturating_sub(weight));
+                if self.stream_bytes() > 0 && self.stream_bytes() + weight > bounds.streams {
+                    self.make_room(bounds.streams.saturating_sub(weight), bounds, &mut pushed);
+                    if self.stream_bytes() > 0 && self.stream_bytes() + weight > bounds.streams {
+                        self.close(over_bound("stream data", bounds.streams, "outbox_stream_bytes_max"));
+                        return pushed;
+                    }
+                    if subscription_of(&item).is_some_and(|known| pushed.too_slow.contains(&known)) {
+                        return pushed;
+                    }
                 }
-            },
+            }
             Class::Contexts => {
                 if over(bounds.contexts) {
                     let since = *self.over_since.get_or_insert_with(Instant::now);
@@ -307,7 +346,7 @@ impl Queue {
                     return pushed;
                 }
             }
-            Class::Control | Class::Calls | Class::Streams | Class::Registry => {}
+            Class::Control | Class::Calls | Class::Registry => {}
         }
         if self.bytes.iter().sum::<usize>() + weight > bounds.total && !self.items.is_empty() {
             self.close(over_bound("messages", bounds.total, "session_outbox_bytes_max"));
@@ -321,7 +360,7 @@ impl Queue {
         if let Some(session) = acknowledged {
             self.move_marks_back(session);
         }
-        pushed.crowded = class == Class::Streams && self.is_crowded(bounds);
+        pushed.crowded = STREAMS.contains(&class) && self.is_crowded(bounds);
         pushed
     }
 
@@ -334,17 +373,59 @@ impl Queue {
         if class == Class::Calls {
             self.excess += weight.saturating_sub(bounds.calls / 2);
         }
-        self.items.push_back(item);
+        if let Some(subscription) = subscription_of(&item) {
+            self.subscriptions.entry(subscription).or_default().bytes += weight;
+        }
+        match (slot_of(&item), item) {
+            (Some(slot), Item::Event(_, event)) => {
+                self.slots.insert(slot.clone(), event);
+                self.items.push_back(Item::Slot(slot));
+            }
+            (_, item) => self.items.push_back(item),
+        }
     }
 
     fn pop(&mut self, bounds: &Bounds) -> Option<(Item, usize)> {
         let item = self.items.pop_front()?;
-        let (class, weight) = weigh(&item);
+        let mut item = self.resolved(item)?;
+        let weight = self.forget(&item, bounds);
+        if let Some(subscription) = subscription_of(&item)
+            && let Some(waiting) = self.subscriptions.get_mut(&subscription)
+        {
+            if waiting.bytes <= bounds.subscription {
+                waiting.over_since = None;
+            }
+            if let Item::Event(_, Event::StreamData { gap, .. }) = &mut item {
+                *gap += std::mem::take(&mut waiting.gap);
+            }
+            if waiting.bytes == 0 {
+                self.subscriptions.remove(&subscription);
+            }
+        }
+        Some((item, weight))
+    }
+
+    /// Returns what a slot stands for, and anything else as it is.
+    fn resolved(&mut self, item: Item) -> Option<Item> {
+        match item {
+            Item::Slot(slot) => self.slots.remove(&slot).map(|event| Item::Event(slot.0, event)),
+            item => Some(item),
+        }
+    }
+
+    /// Counts an item as waiting no more, and returns its weight.
+    fn forget(&mut self, item: &Item, bounds: &Bounds) -> usize {
+        let (class, weight) = weigh(item);
         self.bytes[class as usize] -= weight;
         if class == Class::Calls {
             self.excess -= weight.saturating_sub(bounds.calls / 2);
         }
-        Some((item, weight))
+        if let Some(subscription) = subscription_of(item)
+            && let Some(waiting) = self.subscriptions.get_mut(&subscription)
+        {
+            waiting.bytes -= weight;
+        }
+        weight
     }
 
     fn taken(&mut self, bounds: &Bounds) {
@@ -359,8 +440,10 @@ impl Queue {
         *self = Self { closed: Some(with), ..Self::default() };
     }
 
-    const fn is_half_full(&self, bounds: &Bounds) -> bool {
-        self.bytes[Class::Streams as usize] > bounds.streams / 2
+    /// Returns whether much waits of publications and streams.
+    fn is_half_full(&self, bounds: &Bounds) -> bool {
+        let crowds = |waiting: &Waiting| waiting.bytes > bounds.subscription / 2;
+        self.stream_bytes() > bounds.streams / 2 || self.subscriptions.values().any(crowds)
     }
 
     /// Returns whether a client that reads has much to read. Nobody waits for one that does not read.
@@ -368,16 +451,117 @@ impl Queue {
         self.is_half_full(bounds) && self.progress_at.is_some_and(|at| at.elapsed() < PROGRESS)
     }
 
-    /// Drops the oldest stream data until no more than that waits, and returns how many.
-    fn drop_streams(&mut self, max: usize) -> u64 {
-        let mut dropped = 0;
-        while self.bytes[Class::Streams as usize] > max {
-            let oldest = self.items.iter().position(|item| weigh(item).0 == Class::Streams);
-            let Some(item) = oldest.and_then(|at| self.items.remove(at)) else { break };
-            self.bytes[Class::Streams as usize] -= weigh(&item).1;
-            dropped += 1;
+    fn stream_bytes(&self) -> usize {
+        STREAMS.iter().map(|class| self.bytes[*class as usize]).sum()
+    }
+
+    /// Does what a stream's policy says to what waits of the same subscription, before its next data is added;
+    /// returns whether that still is to be added.
+    fn thin_out(
+        &mut self,
+        item: &mut Item,
+        class: Class,
+        weight: usize,
+        bounds: &Bounds,
+        pushed: &mut Pushed,
+    ) -> bool {
+        if let Some(slot) = slot_of(item)
+            && let Item::Event(session, event) = item
+            && let Some(waiting) = self.slots.get_mut(&slot)
+        {
+            // In the place of what it replaces.
+            let older = Item::Event(*session, std::mem::replace(waiting, event.clone()));
+            self.forget(&older, bounds);
+            self.bytes[class as usize] += weight;
+            let of_subscription = self.subscriptions.entry((slot.0, slot.1)).or_default();
+            of_subscription.bytes += weight;
+            of_subscription.gap += 1 + gap_of(&older);
+            pushed.dropped += 1;
+            return false;
         }
-        dropped
+        let Some(subscription) = subscription_of(item) else { return true };
+        let waiting = self.subscriptions.get(&subscription).map_or(0, |waiting| waiting.bytes);
+        if waiting == 0 || waiting + weight <= bounds.subscription {
+            return true;
+        }
+        if class == Class::Ending {
+            let Some(waiting) = self.subscriptions.get_mut(&subscription) else { return true };
+            // One that reads may be behind for a moment.
+            let since = *waiting.over_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < PROGRESS {
+                return true;
+            }
+            self.end(subscription, bounds, pushed);
+            return false;
+        }
+        let mine = |item: &Item| subscription_of(item) == Some(subscription);
+        while self
+            .subscriptions
+            .get(&subscription)
+            .is_some_and(|w| w.bytes > 0 && w.bytes + weight > bounds.subscription)
+        {
+            if !self.drop_oldest(mine, bounds, pushed) {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Sheds until no more than that waits of publications and streams: first publications, if they may be
+    /// lost, then streams by their policy, and at last the subscriptions with the most that waits.
+    fn make_room(&mut self, max: usize, bounds: &Bounds, pushed: &mut Pushed) {
+        for class in STREAMS {
+            let may_go = match class {
+                Class::Bus => bounds.slow_stream_consumer == SlowStreamConsumer::DropOldest,
+                Class::Ending => false,
+                _ => true,
+            };
+            while may_go && self.bytes[class as usize] > 0 && self.stream_bytes() > max {
+                if !self.drop_oldest(|item| weigh(item).0 == class, bounds, pushed) {
+                    break;
+                }
+            }
+        }
+        while self.stream_bytes() > max {
+            let ending = self.items.iter().filter(|item| weigh(item).0 == Class::Ending);
+            let waits =
+                |known: &(SessionId, u64)| self.subscriptions.get(known).map_or(0, |waiting| waiting.bytes);
+            let most = ending.filter_map(subscription_of).max_by_key(waits);
+            let Some(subscription) = most else { return };
+            self.end(subscription, bounds, pushed);
+        }
+        if self.subscriptions.len() > GAPS_MAX {
+            self.subscriptions.retain(|_, waiting| waiting.bytes > 0);
+        }
+    }
+
+    /// Drops the oldest item of a kind; returns whether there was one.
+    fn drop_oldest(&mut self, kind: impl Fn(&Item) -> bool, bounds: &Bounds, pushed: &mut Pushed) -> bool {
+        let oldest = self.items.iter().position(kind);
+        let Some(item) = oldest.and_then(|at| self.items.remove(at)) else { return false };
+        let Some(item) = self.resolved(item) else { return false };
+        self.forget(&item, bounds);
+        pushed.dropped += 1;
+        if let Some(subscription) = subscription_of(&item) {
+            self.subscriptions.entry(subscription).or_default().gap += 1 + gap_of(&item);
+        }
+        true
+    }
+
+    /// Drops all that waits of a subscription, which is to end.
+    fn end(&mut self, subscription: (SessionId, u64), bounds: &Bounds, pushed: &mut Pushed) {
+        let is_data = |item: &Item| subscription_of(item) == Some(subscription);
+        let (data, others): (VecDeque<Item>, VecDeque<Item>) =
+            std::mem::take(&mut self.items).into_iter().partition(is_data);
+        self.items = others;
+        for item in data {
+            if let Some(item) = self.resolved(item) {
+                self.forget(&item, bounds);
+                pushed.dropped += 1;
+            }
+        }
+        self.subscriptions.remove(&subscription);
+        pushed.too_slow.push(subscription);
     }
 
     fn is_marked(&self, session: SessionId, context: &Text) -> bool {
@@ -432,8 +616,10 @@ fn weigh(item: &Item) -> (Class, usize) {
     match item {
         Item::Event(_, event) => (class_of(event), event.weight()),
         Item::Frame(frame) => (Class::Control, frame.len() + 64),
-        Item::Data(frame) => (Class::Streams, frame.len() + 64),
+        Item::Data(frame) => (Class::Bus, frame.len() + 64),
         Item::Mark(_, context) => (Class::Contexts, context.len() + 256),
+        // What it stands for has the weight.
+        Item::Slot(_) => (Class::Latest, 0),
         Item::Close(_) => (Class::Control, 0),
     }
 }
@@ -453,13 +639,49 @@ const fn class_of(event: &Event) -> Class {
         | Event::CallEnded { outcome: Outcome::Answered(_), .. }
         | Event::SubscriptionRequested { .. } => Class::Calls,
         Event::ContextSnapshot { .. } | Event::ContextUpdated { .. } => Class::Contexts,
-        Event::StreamData { .. } | Event::BusEvent { .. } => Class::Streams,
+        Event::StreamData { policy: SlowPolicy::End, .. } => Class::Ending,
+        Event::StreamData { policy: SlowPolicy::DropOldest, .. }
+        | Event::StreamData { private: true, .. } => Class::DropOldest,
+        Event::StreamData { .. } => Class::Latest,
+        Event::BusEvent { .. } => Class::Bus,
         Event::InstanceAdded { .. }
         | Event::InstanceRemoved { .. }
         | Event::MethodsAdded { .. }
         | Event::MethodsRemoved { .. }
         | Event::ContextAdded { .. }
         | Event::ContextDestroyed { .. } => Class::Registry,
+    }
+}
+
+/// Returns the subscription whose data an item is.
+const fn subscription_of(item: &Item) -> Option<(SessionId, u64)> {
+    match item {
+        Item::Event(session, Event::StreamData { subscription, .. })
+        | Item::Slot((session, subscription, _)) => Some((*session, *subscription)),
+        _ => None,
+    }
+}
+
+const fn gap_of(item: &Item) -> u64 {
+    match item {
+        Item::Event(_, Event::StreamData { gap, .. }) => *gap,
+        _ => 0,
+    }
+}
+
+/// Returns where only the newest is kept of what an item is.
+fn slot_of(item: &Item) -> Option<Slot> {
+    let Item::Event(session, Event::StreamData { subscription, private: false, data, policy, .. }) = item
+    else {
+        return None;
+    };
+    match policy {
+        SlowPolicy::End | SlowPolicy::DropOldest => None,
+        SlowPolicy::Latest => Some((*session, *subscription, None)),
+        SlowPolicy::LatestByKey(key) => {
+            let key = data.member(key).map(|value| value.detached());
+            Some((*session, *subscription, Some(key.unwrap_or(Json::null()))))
+        }
     }
 }
 

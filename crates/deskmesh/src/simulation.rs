@@ -61,6 +61,7 @@ fn start(
         id_secret: u128::from(number),
         visibility: Visibility::default(),
         relay: true,
+        slow_rules: Vec::new(),
         limits: Limits::default(),
         timing: Timing::default(),
     };

@@ -163,6 +163,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
         id_secret: random()?,
         visibility: config.visibility.lists().map_err(|problem| anyhow!(problem))?,
         relay: config.relay,
+        slow_rules: config.streams.rules(),
         limits: config.limits.model(),
         timing: Timing::default(),
     };

@@ -397,6 +397,20 @@ impl Node {
         }
     }
 
+    /// A link had no room for a message. A publication is lost; a call has certainly not run; a stream must not
+    /// go on with a hole in it.
+    pub(crate) fn not_sent(&mut self, link: LinkId, message: LinkMessage, limit: Text) {
+        let Some((peer, message)) = self.addressed(link, message) else { return };
+        match message {
+            LinkMessage::Call { id, .. } => {
+                self.call_ended(peer, id, Outcome::Failed(CallFailure::Overloaded { limit }));
+            }
+            LinkMessage::BranchData { branch, .. } => self.end_branch_for(peer, branch),
+            LinkMessage::PrivateData { id, .. } => self.end_too_slow_for(peer, id),
+            _ => {}
+        }
+    }
+
     /// Ends an invocation if it is this callee's; returns whether it was.
     fn end_invocation(&mut self, callee: SessionId, invocation: u64, outcome: Outcome) -> bool {
         if self.invocations.get(&invocation).is_none_or(|known| known.callee != callee) {

@@ -37,6 +37,22 @@ pub enum Input {
         /// The limit that was reached, with its value.
         limit: Text,
     },
+    /// An application reads too slowly for one of its subscriptions, which is to end.
+    TooSlow {
+        /// Who reads.
+        session: SessionId,
+        /// The subscription.
+        subscription: u64,
+    },
+    /// A link has no room left for a message of this kind: it was not sent.
+    NotSent {
+        /// The link.
+        link: LinkId,
+        /// What was to be sent.
+        message: LinkMessage,
+        /// The limit that was reached.
+        limit: Text,
+    },
     /// This node has slept, or its network is another one: links may be broken without a sign of it.
     Disturbed,
     /// Other nodes may dial this one here from now on.

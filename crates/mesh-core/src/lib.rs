@@ -38,4 +38,5 @@ pub use io::{CloseReason, Input, Notice, Output};
 pub use node::{Node, NodeSettings, Timing};
 pub use returning::Recognition;
 pub use sight::{Onlooker, SightView, Watched};
+pub use stream::SlowRule;
 pub use view::{AppView, ContextView, MethodView, PeerView, StatusView};

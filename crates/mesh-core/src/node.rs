@@ -20,7 +20,7 @@ use crate::replica::{Changes, Replica};
 use crate::returning::{Departures, Resuming};
 use crate::served::Served;
 use crate::session::Session;
-use crate::stream::{Branch, Interest, RemoteSubscription};
+use crate::stream::{Branch, Interest, RemoteSubscription, SlowRule};
 use crate::visibility::Visibility;
 use crate::{Input, Notice, Output};
 
@@ -47,6 +47,8 @@ pub struct NodeSettings {
     /// Whether it passes messages on between nodes that cannot reach each other, and lets others do so
     /// for it.
     pub relay: bool,
+    /// What becomes of streams whose subscribers here read slowly: the first rule that matches decides.
+    pub slow_rules: Vec<SlowRule>,
     /// Bounds.
     pub limits: Limits,
     /// Intervals.
@@ -219,6 +221,8 @@ impl Node {
             Input::SessionClosed { session, heard } => self.detach(session, heard),
             Input::SessionRemembered(known) => self.remember_session(known),
             Input::NotTaken { session, id, limit } => self.not_taken(session, id, limit),
+            Input::TooSlow { session, subscription } => self.end_too_slow(session, subscription),
+            Input::NotSent { link, message, limit } => self.not_sent(link, message, limit),
             Input::Disturbed => self.check_links(),
             Input::Addresses(addresses) => {
                 self.settings.addresses = addresses;

@@ -13,11 +13,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_model::link::LinkMessage;
 use mesh_model::{
     Answer, Arguments, CallFailure, CallId, Cause, Event, Json, LinkId, NodeId, Outcome, Reason, Request,
-    SessionId, Text, Tick, Words,
+    SessionId, SlowPolicy, Text, Tick, Words,
 };
 
 use crate::call::Target;
 use crate::node::Node;
+use crate::visibility::Pattern;
+
+/// A rule for streams whose subscribers read slowly.
+#[derive(Clone, Debug)]
+pub struct SlowRule {
+    /// The stream's name.
+    pub stream: Pattern,
+    /// What becomes of its data.
+    pub policy: SlowPolicy,
+}
 
 /// A subscription as its provider's node knows it.
 #[derive(Clone, Debug)]
@@ -26,6 +36,8 @@ pub(crate) struct Interest {
     method: Json,
     caller: Text,
     subscriber: Subscriber,
+    /// For data to a subscriber here.
+    policy: SlowPolicy,
     /// The branch it is bound to; `None` until it is accepted.
     branch: Option<Json>,
 }
@@ -46,6 +58,13 @@ pub(crate) struct Branch {
     remote: BTreeMap<NodeId, BTreeSet<u64>>,
 }
 
+#[cfg(test)]
+impl Branch {
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
+    }
+}
+
 /// A subscription to a provider on another node, as its subscriber's node knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteSubscription {
@@ -59,6 +78,7 @@ pub(crate) struct RemoteSubscription {
     method: Json,
     /// What it was asked for with; `None` if that is too large to be kept.
     arguments: Option<Arguments>,
+    policy: SlowPolicy,
     branch: Option<u64>,
     /// When it ends, if its provider has not answered before.
     deadline: Option<Tick>,
@@ -89,15 +109,17 @@ impl Node {
         }
         let caller = own.instance.clone();
         match target {
-            Target::Local { callee, .. } => {
+            Target::Local { callee, name } => {
+                let policy = self.slow_policy(&name);
                 let subscriber = Subscriber::Local { session, request };
-                let number = self.ask_provider(callee, caller, method, arguments, subscriber);
+                let number = self.ask_provider(callee, caller, method, arguments, subscriber, policy);
                 if let Some(own) = self.sessions.get_mut(&session) {
                     own.subscribed.insert(number);
                 }
             }
-            Target::Remote { node, link, .. } => {
+            Target::Remote { node, link, name, .. } => {
                 let id = CallId(self.next_number());
+                let policy = self.slow_policy(&name);
                 let (server_id, method_id) = (server.detached(), method.detached());
                 let kept = (arguments.len() <= ARGUMENTS_KEPT_MAX).then(|| arguments.detached());
                 let subscription = RemoteSubscription {
@@ -108,6 +130,7 @@ impl Node {
                     server: server_id,
                     method: method_id,
                     arguments: kept,
+                    policy,
                     branch: None,
                     deadline: None,
                 };
@@ -166,7 +189,54 @@ impl Node {
         method: Json,
         arguments: Arguments,
     ) {
-        self.ask_provider(provider, caller, method, arguments, Subscriber::Remote { node, id });
+        let subscriber = Subscriber::Remote { node, id };
+        self.ask_provider(provider, caller, method, arguments, subscriber, SlowPolicy::default());
+    }
+
+    /// Returns what becomes of a stream's data for a subscriber here that reads slowly: the first rule that
+    /// matches decides.
+    fn slow_policy(&self, stream: &Text) -> SlowPolicy {
+        let rule = self.settings.slow_rules.iter().find(|rule| rule.stream.matches(stream));
+        rule.map(|rule| rule.policy.clone()).unwrap_or_default()
+    }
+
+    /// The link to a node takes too little for a branch: its subscriptions there end.
+    pub(crate) fn end_branch_for(&mut self, node: NodeId, branch: u64) {
+        let bound = self.branches.values().find(|known| known.number == branch);
+        let subscriptions = bound.and_then(|known| known.remote.get(&node)).cloned().unwrap_or_default();
+        for subscription in subscriptions {
+            self.end_for_slow_link(subscription);
+        }
+    }
+
+    /// The same for one subscription of that node.
+    pub(crate) fn end_too_slow_for(&mut self, node: NodeId, id: CallId) {
+        for subscription in self.interests_of_node(node, |known| known == id) {
+            self.end_for_slow_link(subscription);
+        }
+    }
+
+    fn end_for_slow_link(&mut self, subscription: u64) {
+        let Some(interest) = self.interests.get(&subscription) else { return };
+        let (provider, method, caller) =
+            (interest.provider, interest.method.clone(), interest.caller.clone());
+        let cause = Cause::TooSlow;
+        self.tell(provider, Event::SubscriberGone { subscription, method, caller, cause: cause.clone() });
+        self.end_interest(subscription, &cause, Some(CallFailure::CalleeGone));
+    }
+
+    /// A subscriber here reads too slowly for a subscription of its own, which ends.
+    pub(crate) fn end_too_slow(&mut self, session: SessionId, subscription: u64) {
+        let Some(own) = self.sessions.get_mut(&session) else { return };
+        if !own.subscribed.remove(&subscription) {
+            return;
+        }
+        let is_request = self.subscriptions.get(&CallId(subscription)).is_some_and(|s| s.request.is_some())
+            || self.interests.get(&subscription).is_some_and(|interest| interest.branch.is_none());
+        self.give_up(session, subscription, &Cause::TooSlow);
+        if !is_request {
+            self.tell(session, Event::SubscriptionEnded { subscription, cause: Cause::TooSlow });
+        }
     }
 
     fn ask_provider(
@@ -176,10 +246,17 @@ impl Node {
         method: Json,
         arguments: Arguments,
         subscriber: Subscriber,
+        policy: SlowPolicy,
     ) -> u64 {
         let subscription = self.next_number();
-        let interest =
-            Interest { provider, method: method.clone(), caller: caller.clone(), subscriber, branch: None };
+        let interest = Interest {
+            provider,
+            method: method.clone(),
+            caller: caller.clone(),
+            subscriber,
+            policy,
+            branch: None,
+        };
         self.interests.insert(subscription, interest);
         if let Some(session) = self.sessions.get_mut(&provider) {
             session.interests.insert(subscription);
@@ -302,7 +379,11 @@ impl Node {
         let nodes: Vec<NodeId> = bound.remote.keys().copied().collect();
         for (subscription, session) in local {
             let (data, sequence, snapshot) = (data.clone(), sequence.clone(), snapshot.clone());
-            self.tell(session, Event::StreamData { subscription, private: false, data, sequence, snapshot });
+            let policy =
+                self.interests.get(&subscription).map(|known| known.policy.clone()).unwrap_or_default();
+            let (private, gap) = (false, 0);
+            let event = Event::StreamData { subscription, private, data, sequence, snapshot, policy, gap };
+            self.tell(session, event);
         }
         for node in nodes {
             let (data, sequence, snapshot) = (data.clone(), sequence.clone(), snapshot.clone());
@@ -327,12 +408,13 @@ impl Node {
         let Some(interest) = self.interests.get(&subscription).filter(|i| i.provider == provider) else {
             return;
         };
+        let policy = interest.policy.clone();
         match interest.subscriber.clone() {
             Subscriber::Local { session, .. } => {
-                self.tell(
-                    session,
-                    Event::StreamData { subscription, private: true, data, sequence, snapshot },
-                );
+                let (private, gap) = (true, 0);
+                let event =
+                    Event::StreamData { subscription, private, data, sequence, snapshot, policy, gap };
+                self.tell(session, event);
             }
             Subscriber::Remote { node, id, .. } => {
                 self.send_to_node(provider, node, |after| LinkMessage::PrivateData {
@@ -545,8 +627,11 @@ impl Node {
         sequence: Option<Json>,
         snapshot: Option<Json>,
     ) {
-        if let Some(session) = self.subscriptions.get(&id).map(|subscription| subscription.session) {
-            self.tell(session, Event::StreamData { subscription: id.0, private, data, sequence, snapshot });
+        let known = self.subscriptions.get(&id);
+        if let Some((session, policy)) = known.map(|known| (known.session, known.policy.clone())) {
+            let (subscription, gap) = (id.0, 0);
+            let event = Event::StreamData { subscription, private, data, sequence, snapshot, policy, gap };
+            self.tell(session, event);
         }
     }
 

@@ -20,6 +20,22 @@ pub enum Cause {
     Destroyed,
     /// The instance it lived for is gone.
     OwnerGone,
+    /// Its subscriber reads too slowly.
+    TooSlow,
+}
+
+/// What becomes of a stream's data that its subscriber does not read in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SlowPolicy {
+    /// The subscription ends.
+    #[default]
+    End,
+    /// The oldest is left out.
+    DropOldest,
+    /// Only the newest is kept.
+    Latest,
+    /// Of each value of this member only the newest is kept.
+    LatestByKey(Text),
 }
 
 /// How a call ended. Every call ends exactly once, with one of these.
@@ -142,6 +158,10 @@ pub enum Event {
         data: Json,
         sequence: Option<Json>,
         snapshot: Option<Json>,
+        /// What becomes of it if it is not read in time.
+        policy: SlowPolicy,
+        /// How many data of the subscription were left out just before it.
+        gap: u64,
     },
     /// As subscriber: the subscription is over for good.
     SubscriptionEnded { subscription: u64, cause: Cause },

@@ -18,7 +18,7 @@ mod time;
 pub mod trace;
 
 pub use command::{Answer, Area, Arguments, Command, Lifetime, Permissions, Request, Words};
-pub use event::{CallFailure, Cause, Event, Outcome};
+pub use event::{CallFailure, Cause, Event, Outcome, SlowPolicy};
 pub use id::*;
 pub use json::{Json, JsonError, Key, Kind};
 pub use limits::Limits;

@@ -48,6 +48,7 @@ use tokio::runtime::Handle;
 pub use self::code::CloseCode;
 pub use self::dial::{DialError, Dialled};
 pub use self::join::{JoinError, join};
+pub use self::lane::Share;
 use self::shared::Shared;
 use crate::clock::Clock;
 pub use mesh_identity::PeerIdentity;
@@ -195,7 +196,12 @@ impl MeshEndpoint {
 
     /// Gives a frame to a lane. Never waits: what the stream does not take at once is queued.
     pub fn send(&self, link: LinkId, lane: Lane, frame: Bytes) -> Result<(), SendError> {
-        self.shared.link(link).ok_or(SendError::Closed)?.send(lane, frame)
+        self.send_within(link, lane, frame, Share::ALL)
+    }
+
+    /// The same for a frame that may only use a share of the lane's queue.
+    pub fn send_within(&self, link: LinkId, lane: Lane, frame: Bytes, share: Share) -> Result<(), SendError> {
+        self.shared.link(link).ok_or(SendError::Closed)?.send(lane, frame, share)
     }
 
     /// Closes a link. The peer hears the code and the reason; `link_closed` follows.

@@ -467,6 +467,7 @@ impl World {
             id_secret: u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()),
             visibility: Visibility::default(),
             relay: self.options.relay,
+            slow_rules: Vec::new(),
             limits: Limits {
                 call_ms_max: 5_000,
                 domain_entries_max: ENTRIES_MAX,

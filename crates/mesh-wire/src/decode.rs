@@ -287,6 +287,7 @@ fn cause(fields: &Fields<'_>) -> Result<Cause, WireError> {
         cause::METHOD_REMOVED => Cause::MethodRemoved,
         cause::DESTROYED => Cause::Destroyed,
         cause::OWNER_GONE => Cause::OwnerGone,
+        cause::TOO_SLOW => Cause::TooSlow,
         // `LOST`, and what newer nodes may know.
         _ => Cause::Lost,
     })

@@ -445,6 +445,7 @@ impl Frame {
             Cause::MethodRemoved => cause::METHOD_REMOVED,
             Cause::Destroyed => cause::DESTROYED,
             Cause::OwnerGone => cause::OWNER_GONE,
+            Cause::TooSlow => cause::TOO_SLOW,
         };
         self.uint(b'c', code);
         if let Cause::Left(words) = cause {

@@ -140,4 +140,6 @@ pub mod cause {
     pub const DESTROYED: u64 = 6;
     /// Nothing more.
     pub const OWNER_GONE: u64 = 7;
+    /// Its subscriber reads too slowly.
+    pub const TOO_SLOW: u64 = 8;
 }

@@ -87,6 +87,7 @@ fn examples() -> Vec<LinkMessage> {
         Cause::MethodRemoved,
         Cause::Destroyed,
         Cause::OwnerGone,
+        Cause::TooSlow,
     ];
     let mut all = vec![
         LinkMessage::Hello {
@@ -290,6 +291,7 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
             Just(Cause::MethodRemoved),
             Just(Cause::Destroyed),
             Just(Cause::OwnerGone),
+            Just(Cause::TooSlow),
         ]
     };
     let outcome = prop_oneof![

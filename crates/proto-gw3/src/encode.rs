@@ -85,6 +85,10 @@ impl Frame {
             Cause::MethodRemoved => ("agm.method-removed", "Method has been removed"),
             Cause::Destroyed => ("global.destroyed", "Context destroyed explicitly"),
             Cause::OwnerGone => ("context.peer-left", "Context destroyed because its owner/last peer left"),
+            Cause::TooSlow => (
+                "agm.errors.subscription.slow_consumer",
+                "too slow: outbox_subscription_bytes_max of its application, or session_queues_bytes_max of the link, is reached",
+            ),
         };
         self.text("reason_uri", uri).text("reason", reason)
     }
@@ -237,13 +241,17 @@ impl Connection {
             Event::Subscribed { request, subscription } => {
                 answer("subscribed", request).number("subscription_id", *subscription).end()
             }
-            Event::StreamData { subscription, private, data, sequence, snapshot } => agm("event")
-                .number("subscription_id", *subscription)
-                .raw("oob", if *private { b"true" } else { b"false" })
-                .or_null("sequence", sequence.as_ref())
-                .or_null("snapshot", snapshot.as_ref())
-                .json("data", data)
-                .end(),
+            Event::StreamData { subscription, private, data, sequence, snapshot, gap, policy: _ } => {
+                let frame = agm("event")
+                    .number("subscription_id", *subscription)
+                    .raw("oob", if *private { b"true" } else { b"false" })
+                    .or_null("sequence", sequence.as_ref())
+                    .or_null("snapshot", snapshot.as_ref())
+                    .json("data", data);
+                // Not GW3's: client libraries pass over it.
+                let frame = if *gap > 0 { frame.raw("gap", gap.to_string().as_bytes()) } else { frame };
+                frame.end()
+            }
             Event::SubscriptionEnded { subscription, cause } => {
                 agm("subscription-cancelled").number("subscription_id", *subscription).cause(cause).end()
             }

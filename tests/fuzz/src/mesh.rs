@@ -24,6 +24,7 @@ pub(crate) fn settings(number: usize) -> NodeSettings {
         id_secret: u128::from(id) * 0x1234_5678_9abc_def1,
         visibility: mesh_core::visibility::Visibility::default().with_built_in(),
         relay: true,
+        slow_rules: Vec::new(),
         limits: Limits {
             sessions_max: 12,
             methods_per_session_max: 8,

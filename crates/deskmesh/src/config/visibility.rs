@@ -10,6 +10,8 @@ use mesh_model::Area;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::streams::SlowRuleConfig;
+
 /// What other nodes get to know of this node's apps: the first rule that matches decides, and the built-in
 /// rules stand behind these.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -90,6 +92,8 @@ pub enum List {
     Methods,
     /// `visibility.peers`
     Peers,
+    /// `streams.slow_subscribers`
+    SlowSubscribers,
 }
 
 impl List {
@@ -101,6 +105,7 @@ impl List {
                 r#"a list of rules such as { method = "/^Excel/", identity = { application = "excel" }, restrictions = "cluster" }"#
             }
             Self::Peers => r#"a list of rules such as { domain = "bus", restrictions = "local" }"#,
+            Self::SlowSubscribers => super::streams::EXAMPLE,
         }
     }
 
@@ -112,6 +117,9 @@ impl List {
                 Self::Contexts => parsed::<ContextRuleConfig>(rule).and_then(|rule| rule.rule().map(drop)),
                 Self::Methods => parsed::<MethodRuleConfig>(rule).and_then(|rule| rule.rule().map(drop)),
                 Self::Peers => parsed::<PeerRuleConfig>(rule).and_then(|rule| rule.rule().map(drop)),
+                Self::SlowSubscribers => {
+                    parsed::<SlowRuleConfig>(rule).and_then(|rule| rule.rule().map(drop))
+                }
             };
             checked.map_err(|problem| format!("rule {}: {problem}", at + 1))?;
         }
@@ -132,7 +140,7 @@ impl ScopeConfig {
     }
 }
 
-fn pattern(text: &str) -> Result<Pattern, String> {
+pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
     Pattern::parse(text).map_err(|problem| format!("`{text}` is no regular expression: {problem}"))
 }
 

@@ -1,4 +1,4 @@
-use mesh_model::{Answer, Arguments, CallFailure, Json, Request};
+use mesh_model::{Answer, Arguments, CallFailure, Json, Request, SlowPolicy};
 
 use super::*;
 
@@ -12,6 +12,7 @@ fn limits() -> LimitsConfig {
         outbox_context_conflate_bytes: 3_000,
         outbox_context_bytes_max: 6_000,
         outbox_stream_bytes_max: 4_000,
+        outbox_subscription_bytes_max: 2_000,
         ..LimitsConfig::default()
     }
 }
@@ -38,6 +39,14 @@ fn published(number: u64) -> Item {
     Item::Event(ONE, Event::BusEvent { subscription: number, publisher: text(250), data })
 }
 
+/// About 500 bytes of a stream.
+fn streamed(subscription: u64, data: &str, policy: SlowPolicy) -> Item {
+    let text = format!("{{\"d\":\"{data}\",\"filler\":\"{}\"}}", "x".repeat(220));
+    let data = Json::parse(text.into_bytes().into()).unwrap();
+    let (private, sequence, snapshot, gap) = (false, None, None, 0);
+    Item::Event(ONE, Event::StreamData { subscription, private, data, sequence, snapshot, policy, gap })
+}
+
 fn invoke(invocation: u64, len: usize) -> Item {
     let arguments = Arguments { positional: Some(text(len)), named: None, flags: None, context: None };
     let (method, caller) = (Json::from_static("1"), Text::from("p-1"));
@@ -59,6 +68,11 @@ fn drained(outbox: &Outbox) -> Vec<String> {
                 Item::Event(_, Event::ContextUpdated { context, .. }) => format!("change {context}"),
                 Item::Event(_, Event::ContextSnapshot { context, .. }) => format!("snapshot {context}"),
                 Item::Event(_, Event::BusEvent { subscription, .. }) => format!("event {subscription}"),
+                Item::Event(_, Event::StreamData { subscription, data, gap, .. }) => {
+                    let value = data.member("d").and_then(|value| value.as_text()).unwrap();
+                    let gap = if *gap > 0 { format!(" after {gap}") } else { String::new() };
+                    format!("data {value} for {subscription}{gap}")
+                }
                 Item::Event(_, Event::Invoke { invocation, .. }) => format!("invoke {invocation}"),
                 Item::Event(_, Event::CallEnded { .. }) => "ended".to_owned(),
                 other => format!("{other:?}"),
@@ -145,6 +159,148 @@ fn streams_close_or_lose_the_oldest() {
     assert_eq!(dropped, 13);
     let kept: Vec<String> = (13..20).map(|number| format!("event {number}")).collect();
     assert_eq!(drained(&outbox), [vec!["invoke 1".to_owned()], kept].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_not_read_ends_and_no_other_one_does() {
+    let outbox = Outbox::new(&limits());
+    outbox.push(done(ONE));
+    outbox.push(streamed(2, "other", SlowPolicy::End));
+    for _ in 0..5 {
+        assert_eq!(outbox.push(streamed(1, "a", SlowPolicy::End)).too_slow, []);
+    }
+    // It is behind, and may catch up.
+    tokio::time::advance(PROGRESS - Duration::from_millis(1)).await;
+    assert_eq!(outbox.push(streamed(1, "a", SlowPolicy::End)).too_slow, []);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(outbox.push(streamed(1, "a", SlowPolicy::End)).too_slow, [(ONE, 1)]);
+    assert_eq!(drained(&outbox), ["done 1", "data other for 2"], "nothing of it waits any more");
+
+    // One that reads is behind only since it has last caught up.
+    for _ in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(outbox.push(streamed(1, "a", SlowPolicy::End)).too_slow, []);
+        }
+        tokio::time::advance(PROGRESS * 2).await;
+        assert_eq!(drained(&outbox).len(), 5);
+    }
+}
+
+#[test]
+fn the_oldest_of_a_subscription_is_left_out_and_the_gap_is_told() {
+    let outbox = Outbox::new(&limits());
+    outbox.push(done(ONE));
+    outbox.push(streamed(2, "other", SlowPolicy::End));
+    let push = |number: u64| outbox.push(streamed(1, &number.to_string(), SlowPolicy::DropOldest)).dropped;
+    assert_eq!((0..10).map(push).sum::<u64>(), 6);
+    assert_eq!(
+        drained(&outbox),
+        [
+            "done 1",
+            "data other for 2",
+            "data 6 for 1 after 6",
+            "data 7 for 1",
+            "data 8 for 1",
+            "data 9 for 1"
+        ]
+    );
+    push(10);
+    assert_eq!(drained(&outbox), ["data 10 for 1"], "a gap is told once");
+}
+
+#[test]
+fn of_the_latest_only_the_newest_waits_by_key_or_without() {
+    let outbox = Outbox::new(&limits());
+    for number in 0..1_000 {
+        outbox.push(streamed(1, &number.to_string(), SlowPolicy::Latest));
+        outbox.push(streamed(2, &(number % 2).to_string(), SlowPolicy::LatestByKey("d".into())));
+        outbox.push(streamed(3, "no key", SlowPolicy::LatestByKey("other".into())));
+    }
+    assert_eq!(
+        drained(&outbox),
+        ["data 999 for 1 after 999", "data 0 for 2 after 998", "data no key for 3 after 999", "data 1 for 2"]
+    );
+    // What was read is not replaced any more.
+    outbox.push(streamed(1, "next", SlowPolicy::Latest));
+    assert_eq!(drained(&outbox), ["data next for 1"]);
+    // More keys than there is room for.
+    for number in 0..10 {
+        outbox.push(streamed(2, &number.to_string(), SlowPolicy::LatestByKey("d".into())));
+    }
+    assert_eq!(drained(&outbox), ["data 6 for 2 after 6", "data 7 for 2", "data 8 for 2", "data 9 for 2"]);
+}
+
+#[test]
+fn private_data_is_not_replaced_by_newer() {
+    let outbox = Outbox::new(&limits());
+    for number in 0..3 {
+        let Item::Event(session, Event::StreamData { subscription, data, policy, .. }) =
+            streamed(1, &number.to_string(), SlowPolicy::Latest)
+        else {
+            unreachable!("it is stream data");
+        };
+        let (private, sequence, snapshot, gap) = (true, None, None, 0);
+        let event = Event::StreamData { subscription, private, data, sequence, snapshot, policy, gap };
+        outbox.push(Item::Event(session, event));
+    }
+    assert_eq!(drained(&outbox), ["data 0 for 1", "data 1 for 1", "data 2 for 1"]);
+}
+
+#[test]
+fn streams_and_publications_are_shed_in_the_stated_order() {
+    let outbox = Outbox::new(&LimitsConfig {
+        slow_stream_consumer: SlowStreamConsumer::DropOldest,
+        outbox_stream_bytes_max: 3_500,
+        ..limits()
+    });
+    let publish = || published(9);
+    let oldest = || streamed(2, "old", SlowPolicy::DropOldest);
+    // About 500 bytes each, but for those of the bus.
+    for item in [streamed(1, "new", SlowPolicy::Latest), oldest(), publish(), oldest(), publish()] {
+        assert_eq!(outbox.push(item).dropped, 0, "there is room");
+    }
+    let mut left = Vec::new();
+    let mut ended = Vec::new();
+    for number in 3..12 {
+        // Each is a subscription of its own, so that none is over its own bound.
+        let pushed = outbox.push(streamed(number, "whole", SlowPolicy::End));
+        ended.extend(pushed.too_slow.iter().map(|(_, subscription)| *subscription));
+        let queue = outbox.lock();
+        let waits = |class: Class| queue.bytes[class as usize] > 0;
+        left.push(STREAMS.map(waits));
+        assert!(queue.stream_bytes() <= 3_500);
+    }
+    // First publications go, then what keeps the latest, then the oldest, and then subscriptions end.
+    let gone: Vec<usize> =
+        STREAMS.iter().enumerate().map(|(at, _)| left.iter().filter(|left| left[at]).count()).collect();
+    assert!(gone[0] < gone[1] && gone[1] < gone[2] && gone[2] < gone[3], "{left:?}");
+    assert!(!ended.is_empty() && outbox.closed().is_none());
+    assert_eq!(left.last(), Some(&[false, false, false, true]));
+}
+
+#[test]
+fn what_a_client_does_not_read_of_any_policy_stays_within_the_bound() {
+    let policies =
+        [SlowPolicy::End, SlowPolicy::DropOldest, SlowPolicy::Latest, SlowPolicy::LatestByKey("d".into())];
+    let outbox = Outbox::new(&limits());
+    for number in 0..2_000usize {
+        let policy = policies[number * 7 % 4].clone();
+        outbox.push(streamed(
+            (number * 7 % 4) as u64 + 10 * (number % 3) as u64,
+            &number.to_string(),
+            policy,
+        ));
+        let queue = outbox.lock();
+        assert!(queue.stream_bytes() <= 4_000, "outbox_stream_bytes_max");
+        let of_subscriptions: usize = queue.subscriptions.values().map(|waiting| waiting.bytes).sum();
+        assert_eq!(of_subscriptions, queue.stream_bytes(), "what is counted twice agrees");
+        let slots = queue.items.iter().filter(|item| matches!(item, Item::Slot(_))).count();
+        assert_eq!(slots, queue.slots.len());
+    }
+    assert!(outbox.closed().is_none());
+    drained(&outbox);
+    let queue = outbox.lock();
+    assert_eq!((queue.stream_bytes(), queue.slots.len()), (0, 0));
 }
 
 #[test]

@@ -143,9 +143,7 @@ impl Node {
     pub(super) fn relayed(&mut self, carrier: LinkId, node: NodeId, channel: u64, carried: Carried) {
         let Carried::Message(message) = carried else { return };
         let between = self.links.get(&carrier).filter(|known| known.is_direct()).map(|known| known.peer);
-        let is_ours = |via: Via| (via.carrier, via.channel) == (carrier, channel);
-        let known = self.links.iter().find(|(_, link)| link.peer == node && link.via.is_some_and(is_ours));
-        match (known.map(|(id, _)| *id), *message) {
+        match (self.relayed_link(carrier, node, channel), *message) {
             (Some(link), LinkMessage::Reject { text, .. }) => self.link_closed(link, &text),
             (Some(link), message) => self.link_message(link, message),
             (None, LinkMessage::Reject { .. }) => {}
@@ -163,6 +161,23 @@ impl Node {
                 let message = LinkMessage::Relay { node, channel, lane, carried };
                 self.emit(Output::Link { link: carrier, lane, message });
             }
+        }
+    }
+
+    fn relayed_link(&self, carrier: LinkId, node: NodeId, channel: u64) -> Option<LinkId> {
+        let is_ours = |via: Via| (via.carrier, via.channel) == (carrier, channel);
+        let known = self.links.iter().find(|(_, link)| link.peer == node && link.via.is_some_and(is_ours));
+        known.map(|(id, _)| *id)
+    }
+
+    /// Returns the node that a message was for which a link did not take, and the message as that node would
+    /// have got it.
+    pub(crate) fn addressed(&self, link: LinkId, message: LinkMessage) -> Option<(NodeId, LinkMessage)> {
+        match message {
+            LinkMessage::Relay { node, channel, carried: Carried::Message(message), .. } => {
+                self.relayed_link(link, node, channel).map(|_| (node, *message))
+            }
+            message => self.links.get(&link).map(|known| (known.peer, message)),
         }
     }
 

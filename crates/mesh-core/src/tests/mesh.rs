@@ -46,6 +46,7 @@ pub(crate) fn settings(number: usize, incarnation: u64) -> NodeSettings {
         id_secret: (number as u128 + 1) * 0x1234_5678_9abc_def1 + u128::from(incarnation),
         visibility: Visibility::default(),
         relay: false,
+        slow_rules: Vec::new(),
         limits: Limits::default(),
         timing: Timing::default(),
     }
@@ -192,6 +193,11 @@ impl Mesh {
                 self.input(node, Input::Link { link, message });
             }
         }
+    }
+
+    /// Returns what is held back.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &LinkMessage> {
+        self.held.iter().map(|(_, _, message)| message)
     }
 
     /// Lets go what was held back.

@@ -103,6 +103,29 @@ fn apps_of_nodes_without_a_link_see_and_call_each_other() {
     triangle.mesh.assert_equal();
 }
 
+fn carries_call(message: &LinkMessage) -> bool {
+    matches!(message, LinkMessage::Relay { carried: Carried::Message(carried), .. }
+        if matches!(**carried, LinkMessage::Call { .. }))
+}
+
+/// What the link to the node between has no room for is shed as it is on a direct link.
+#[test]
+fn a_call_that_the_first_link_does_not_take_has_not_run() {
+    let mut triangle = Triangle::new();
+    triangle.mesh.wait_ms(1_100);
+    triangle.mesh.hold = Some(carries_call);
+    triangle.call();
+    let message = triangle.mesh.held().find(|message| carries_call(message)).unwrap().clone();
+    let between = triangle.mesh.nodes[2].settings.node;
+    let links = &triangle.mesh.nodes[0].links;
+    let link = *links.iter().find(|(_, link)| link.peer == between).unwrap().0;
+    triangle.mesh.input(0, Input::NotSent { link, message, limit: "session_queues_bytes_max".into() });
+    triangle.mesh.settle();
+    assert_eq!(triangle.ends(), ["overloaded"]);
+    assert!(triangle.runs().is_empty());
+    assert_eq!(triangle.linked(), [true, true]);
+}
+
 #[test]
 fn streams_and_publications_are_relayed_once() {
     let mut triangle = Triangle::new();

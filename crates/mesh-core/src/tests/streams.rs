@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use mesh_model::{CallFailure, Command, Event, Json, Outcome, Request, Text, Words};
+use mesh_model::{
+    CallFailure, Cause, Command, Event, Json, LinkId, LinkMessage, Outcome, Request, SessionId, SlowPolicy,
+    Text, Words,
+};
 
 use super::mesh::{App, Mesh, json};
+use crate::visibility::Pattern;
+use crate::{Input, SlowRule};
 
 const BRANCH: &str = "\"b\"";
 
@@ -240,7 +245,7 @@ fn a_subscription_that_no_provider_takes_up_again_ends() {
     let is_end = |event: &Event| matches!(event, Event::SubscriptionEnded { .. }).then(|| event.clone());
     assert!(stage.mesh.take(app, is_end).is_empty());
     stage.mesh.wait_ms(100);
-    let cause = mesh_model::Cause::Lost;
+    let cause = Cause::Lost;
     assert_eq!(stage.mesh.take(app, is_end), [Event::SubscriptionEnded { subscription, cause }]);
     stage.assert_nothing_left();
 }
@@ -269,8 +274,8 @@ fn a_provider_that_is_lost_ends_what_waits_for_it() {
             0 => stage.mesh.cut(0, 1),
             1 => stage.mesh.restart(0, 2),
             _ => {
-                let session = mesh_model::SessionId(stage.provider.1);
-                stage.mesh.input(0, crate::Input::SessionClosed { session, heard: None });
+                let session = SessionId(stage.provider.1);
+                stage.mesh.input(0, Input::SessionClosed { session, heard: None });
                 stage.mesh.settle();
             }
         }
@@ -285,4 +290,132 @@ fn a_provider_that_is_lost_ends_what_waits_for_it() {
         assert_eq!(ended, ["unknown_outcome"].into(), "lost {lost}");
         stage.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_subscription_that_is_read_too_slowly_ends_on_both_sides() {
+    for node in [0, 1] {
+        let mut stage = Stage::new(2);
+        let (app, subscription) = stage.subscriber(node);
+        let (other, _) = stage.subscriber(node);
+        stage.mesh.events_of(app);
+        let session = SessionId(app.1);
+        stage.mesh.input(node, Input::TooSlow { session, subscription });
+        stage.mesh.settle();
+        let cause = Cause::TooSlow;
+        assert_eq!(stage.mesh.events_of(app), [Event::SubscriptionEnded { subscription, cause }]);
+        let gone = stage.mesh.take(stage.provider, |event| match event {
+            Event::SubscriberGone { cause, .. } => Some(cause.clone()),
+            _ => None,
+        });
+        assert_eq!(gone, [Cause::TooSlow], "its provider is told why");
+        stage.push();
+        assert!(stage.data(app).is_empty());
+        assert_eq!(stage.data(other), [1], "the other one goes on");
+        // Said twice, it is nothing new.
+        stage.mesh.input(node, Input::TooSlow { session, subscription });
+        stage.mesh.settle();
+        assert!(stage.mesh.events_of(app).is_empty());
+    }
+}
+
+#[test]
+fn a_request_whose_private_data_is_not_read_is_answered() {
+    for node in [0, 1] {
+        let mut stage = Stage::new(2);
+        let app = stage.app(node);
+        stage.mesh.events_of(app);
+        let request = stage.ask_for(app);
+        let own = &stage.mesh.nodes[node].sessions[&SessionId(app.1)];
+        let subscription = *own.subscribed.first().unwrap();
+        stage.mesh.input(node, Input::TooSlow { session: SessionId(app.1), subscription });
+        stage.mesh.settle();
+        let [Event::CallEnded { request: answered, .. }] = &stage.mesh.events_of(app)[..] else {
+            panic!("it is answered, and once");
+        };
+        assert_eq!(*answered, request);
+        stage.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_first_rule_for_a_streams_name_decides_at_the_subscribers_node() {
+    let rule = |stream: &str, policy| SlowRule { stream: Pattern::parse(stream).unwrap(), policy };
+    let mut stage = Stage::new(2);
+    stage.mesh.nodes[1].settings.slow_rules = vec![
+        rule("Other", SlowPolicy::DropOldest),
+        rule("/^Pri/", SlowPolicy::Latest),
+        rule("/./", SlowPolicy::End),
+    ];
+    let apps = [stage.subscriber(0).0, stage.subscriber(1).0];
+    stage.push();
+    let policies = apps.map(|app| {
+        stage.mesh.take(app, |event| match event {
+            Event::StreamData { policy, gap: 0, .. } => Some(policy.clone()),
+            _ => None,
+        })
+    });
+    assert_eq!(policies, [vec![SlowPolicy::End], vec![SlowPolicy::Latest]]);
+}
+
+/// Tells a node that a link has no room for a message.
+fn not_sent(stage: &mut Stage, node: usize, message: LinkMessage) {
+    let link: LinkId = *stage.mesh.nodes[node].links.keys().next().unwrap();
+    stage.mesh.input(node, Input::NotSent { link, message, limit: "session_queues_bytes_max".into() });
+    stage.mesh.settle();
+}
+
+#[test]
+fn a_stream_that_a_link_has_no_room_for_ends_there_and_goes_on_elsewhere() {
+    let mut stage = Stage::new(2);
+    let [(local, _), (one, _), (other, _)] = [0, 1, 1].map(|node| stage.subscriber(node));
+    stage.mesh.events_of(stage.provider);
+    let branch = stage.mesh.nodes[0].branches.values().next().unwrap().number();
+    let data = LinkMessage::BranchData { branch, data: json("0"), sequence: None, snapshot: None, after: 0 };
+    not_sent(&mut stage, 0, data);
+    let ended = |event: &Event| match event {
+        Event::SubscriptionEnded { cause, .. } | Event::SubscriberGone { cause, .. } => Some(cause.clone()),
+        _ => None,
+    };
+    assert_eq!(stage.mesh.take(stage.provider, ended), [Cause::TooSlow, Cause::TooSlow]);
+    for app in [one, other] {
+        assert_eq!(stage.mesh.take(app, ended), [Cause::TooSlow]);
+    }
+    stage.push();
+    assert_eq!([local, one, other].map(|app| stage.data(app).len()), [1, 0, 0]);
+    assert!(stage.mesh.nodes[1].subscriptions.is_empty());
+}
+
+#[test]
+fn private_data_that_a_link_has_no_room_for_ends_its_subscription_only() {
+    let mut stage = Stage::new(2);
+    let [(one, subscription), (other, _)] = [1, 1].map(|node| stage.subscriber(node));
+    let id = mesh_model::CallId(subscription);
+    let data = LinkMessage::PrivateData { id, data: json("0"), sequence: None, snapshot: None, after: 0 };
+    not_sent(&mut stage, 0, data);
+    stage.push();
+    assert_eq!([one, other].map(|app| stage.data(app).len()), [0, 1]);
+}
+
+#[test]
+fn calls_and_requests_that_a_link_has_no_room_for_are_overloaded() {
+    let mut stage = Stage::new(2);
+    let app = stage.app(1);
+    stage.mesh.hold = Some(|message| matches!(message, LinkMessage::Call { .. }));
+    stage.mesh.call(app, &stage.instance.clone(), "1");
+    stage.ask_for(app);
+    stage.mesh.events_of(app);
+    let lost: Vec<_> = stage.mesh.held().filter(|m| matches!(m, LinkMessage::Call { .. })).cloned().collect();
+    assert_eq!(lost.len(), 2);
+    for message in lost {
+        not_sent(&mut stage, 1, message);
+    }
+    let ended = stage.mesh.take(app, |event| match event {
+        Event::CallEnded { outcome, .. } => Some(outcome.clone()),
+        _ => None,
+    });
+    let limit = Text::from("session_queues_bytes_max");
+    assert_eq!(ended, vec![Outcome::Failed(CallFailure::Overloaded { limit }); 2]);
+    assert!(stage.mesh.nodes[1].calls.is_empty());
+    stage.assert_nothing_left();
 }

@@ -8,7 +8,7 @@ use mesh_model::Lane;
 use quinn::{Connection, SendStream, WriteError};
 
 use super::frame::{SegmentQueue, framed_len};
-use super::lane::{Budget, Untaken, priority, tag};
+use super::lane::{Budget, Share, Untaken, priority, tag};
 
 /// The frames that wait for a stream.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ impl BulkSender {
     }
 
     /// Queues a frame. Returns whether the caller must start another [`work`](Self::work).
-    pub(super) fn send(&self, frame: Bytes) -> Result<bool, Untaken> {
-        if !self.budget.take(framed_len(&frame)) {
+    pub(super) fn send(&self, frame: Bytes, share: Share) -> Result<bool, Untaken> {
+        if !self.budget.take_within(framed_len(&frame), share) {
             return Err(Untaken::Full);
         }
         let mut state = self.state();

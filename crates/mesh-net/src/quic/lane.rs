@@ -64,6 +64,15 @@ pub(super) fn priority(lane: Lane) -> i32 {
     }
 }
 
+/// How much of a queue a frame may use, in percent: what has a smaller share is shed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u8);
+
+impl Share {
+    /// The whole queue.
+    pub const ALL: Self = Self(100);
+}
+
 /// The bytes that wait in one lane, or in several together.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
@@ -78,7 +87,14 @@ impl Budget {
 
     /// Takes bytes out of the budget. One frame always fits into an unused one, however small.
     pub(super) fn take(&self, bytes: usize) -> bool {
-        let fits = |used: usize| (used == 0 || used + bytes <= self.bytes_max).then_some(used + bytes);
+        self.take_within(bytes, Share::ALL)
+    }
+
+    /// The same for what may only use a share of the budget.
+    pub(super) fn take_within(&self, bytes: usize, share: Share) -> bool {
+        let max =
+            self.bytes_max / 100 * usize::from(share.0) + self.bytes_max % 100 * usize::from(share.0) / 100;
+        let fits = |used: usize| (used == 0 || used + bytes <= max).then_some(used + bytes);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
@@ -138,12 +154,12 @@ impl LaneSender {
         self.state().pump_direct(&self.budget)
     }
 
-    pub(super) fn send(&self, frame: Bytes) -> Result<(), Untaken> {
+    pub(super) fn send(&self, frame: Bytes, share: Share) -> Result<(), Untaken> {
         let mut state = self.state();
         if state.has_failed {
             return Err(Untaken::Closed);
         }
-        if !self.budget.take(framed_len(&frame)) {
+        if !self.budget.take_within(framed_len(&frame), share) {
             return Err(Untaken::Full);
         }
         let was_empty = state.queue.is_empty();
@@ -249,5 +265,16 @@ mod tests {
         assert!(!other.take(1));
         budget.give_back(50);
         assert!(other.take(6) && budget.take(4) && !budget.take(1));
+    }
+
+    #[test]
+    fn what_has_a_smaller_share_is_shed_first() {
+        let budget = Budget::new(1_000);
+        assert!(budget.take_within(500, Share(50)));
+        assert!(!budget.take_within(1, Share(50)) && budget.take_within(250, Share(75)));
+        assert!(!budget.take_within(1, Share(75)) && budget.take_within(250, Share::ALL));
+        assert!(!budget.take(1));
+        budget.give_back(1_000);
+        assert!(budget.take_within(5_000, Share(1)), "one frame always fits into an unused one");
     }
 }

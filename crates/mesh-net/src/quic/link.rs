@@ -15,7 +15,7 @@ use tracing::{debug, error};
 
 use super::bulk::BulkSender;
 use super::code::{CloseCode, describe};
-use super::lane::{Budget, LaneSender, ORDERED_LANES, Untaken, index, ordered_lanes, priority};
+use super::lane::{Budget, LaneSender, ORDERED_LANES, Share, Untaken, index, ordered_lanes, priority};
 use super::read;
 use super::shared::Shared;
 use super::{LinkLimits, SendError};
@@ -83,7 +83,7 @@ impl Link {
         }
     }
 
-    pub(super) fn send(&self, lane: Lane, frame: Bytes) -> Result<(), SendError> {
+    pub(super) fn send(&self, lane: Lane, frame: Bytes, share: Share) -> Result<(), SendError> {
         if self.is_closing() {
             return Err(SendError::Closed);
         }
@@ -91,8 +91,8 @@ impl Link {
             return Err(SendError::TooLarge(frame.len()));
         }
         let result = match (lane, index(lane)) {
-            (_, Some(index)) => self.lanes.0[index].send(frame),
-            (Lane::Bulk, None) => self.bulk.send(frame).map(|needs_worker| {
+            (_, Some(index)) => self.lanes.0[index].send(frame, share),
+            (Lane::Bulk, None) => self.bulk.send(frame, share).map(|needs_worker| {
                 if needs_worker {
                     self.runtime.spawn(Arc::clone(&self.bulk).work(self.connection.clone()));
                 }

@@ -102,6 +102,7 @@ impl Mesh {
             id_secret: (host as u128 + 1) << 64 | u128::from(self.hosts[host].life),
             visibility: Visibility::default(),
             relay: false,
+            slow_rules: Vec::new(),
             limits: Limits::default(),
             timing: self.timing,
         };
