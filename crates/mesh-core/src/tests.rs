@@ -7,6 +7,7 @@ mod best;
 mod calls;
 mod exhaustive;
 mod found;
+mod limits;
 mod links;
 mod merge;
 mod mesh;
