@@ -1,7 +1,7 @@
 //! Frames that are not what they should be, and the answers they get.
 
 use bytes::Bytes;
-use mesh_model::{Command, Event, Json, Request, SessionId};
+use mesh_model::{Cause, Command, Event, Json, Request, SessionId, SlowPolicy};
 
 use crate::{Connection, Incoming, Login};
 
@@ -160,5 +160,29 @@ fn no_bytes_make_it_panic() {
         if std::str::from_utf8(&bytes).is_ok() {
             connection().decode(&Bytes::from(bytes));
         }
+    }
+}
+
+#[test]
+fn a_gap_is_told_beside_what_gw3_has_and_the_end_of_a_slow_subscription_in_its_words() {
+    let encoded = |event: &Event| String::from_utf8(connection().encode(SESSION, event).to_vec()).unwrap();
+    let data = |gap| Event::StreamData {
+        subscription: 7,
+        private: false,
+        data: Json::from_static("1"),
+        sequence: None,
+        snapshot: None,
+        policy: SlowPolicy::Latest,
+        gap,
+    };
+    let whole = encoded(&data(0));
+    assert!(!whole.contains("gap"), "{whole}");
+    let after_a_hole = encoded(&data(3));
+    assert_eq!(after_a_hole, whole.replace('}', ",\"gap\":3}"));
+    let ended = encoded(&Event::SubscriptionEnded { subscription: 7, cause: Cause::TooSlow });
+    for part in
+        ["subscription-cancelled", "agm.errors.subscription.slow_consumer", "outbox_subscription_bytes_max"]
+    {
+        assert!(ended.contains(part), "{ended}");
     }
 }
