@@ -124,6 +124,8 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: usize,
+    /// Whether it ends when too much waits, so that it is worth waiting for.
+    ends: bool,
     /// How many were left out since the last that was taken.
     gap: u64,
     /// Since when more waits than may.
@@ -374,7 +376,9 @@ impl Queue {
             self.excess += weight.saturating_sub(bounds.calls / 2);
         }
         if let Some(subscription) = subscription_of(&item) {
-            self.subscriptions.entry(subscription).or_default().bytes += weight;
+            let waiting = self.subscriptions.entry(subscription).or_default();
+            waiting.bytes += weight;
+            waiting.ends = class == Class::Ending;
         }
         match (slot_of(&item), item) {
             (Some(slot), Item::Event(_, event)) => {
@@ -442,7 +446,7 @@ impl Queue {
 
     /// Returns whether much waits of publications and streams.
     fn is_half_full(&self, bounds: &Bounds) -> bool {
-        let crowds = |waiting: &Waiting| waiting.bytes > bounds.subscription / 2;
+        let crowds = |waiting: &Waiting| waiting.ends && waiting.bytes > bounds.subscription / 2;
         self.stream_bytes() > bounds.streams / 2 || self.subscriptions.values().any(crowds)
     }
 

@@ -231,6 +231,16 @@ fn of_the_latest_only_the_newest_waits_by_key_or_without() {
 }
 
 #[test]
+fn only_who_would_end_is_waited_for() {
+    for (policy, waits) in [(SlowPolicy::End, true), (SlowPolicy::DropOldest, false)] {
+        let outbox = Outbox::new(&limits());
+        let crowded: Vec<bool> =
+            (0..4).map(|_| outbox.push(streamed(1, "a", policy.clone())).crowded).collect();
+        assert_eq!(crowded, [false, false, waits, waits], "{policy:?}");
+    }
+}
+
+#[test]
 fn private_data_is_not_replaced_by_newer() {
     let outbox = Outbox::new(&limits());
     for number in 0..3 {
