@@ -356,8 +356,11 @@ impl World {
             },
             4..=11 => {
                 let entries = (0..choices.below(6)).map(|_| self.any_entry(choices)).collect();
-                let end = (!choices.once_in(4))
-                    .then(|| BatchEnd { vector: vector(choices), floor: vector(choices), answer: choices.once_in(6) });
+                let end = (!choices.once_in(4)).then(|| BatchEnd {
+                    vector: vector(choices),
+                    floor: vector(choices),
+                    answer: choices.once_in(6),
+                });
                 LinkMessage::Batch { domain: domain(choices), entries, end, reset: choices.once_in(6) }
             }
             12 => LinkMessage::Digest {
