@@ -348,8 +348,33 @@ fn outbox_stream_bytes_max_on_the_bus() {
 }
 
 #[test]
+fn outbox_stream_bytes_max_of_a_stream() {
+    let mut node = node("");
+    let mut provider = RawPeer::login(&node, "provider", "eve");
+    register(&mut provider, &[method(1, "S", true)]);
+    let (mut slow, mut other) = (RawPeer::login(&node, "slow", "eve"), RawPeer::login(&node, "other", "eve"));
+    for peer in [&mut slow, &mut other] {
+        subscribe_stream(peer, &mut provider);
+    }
+    let before = node.resident_bytes();
+    let reading = numbers(other, |message| number_in(&message["data"]));
+    let flooding = flood(provider, |number, filler| {
+        let data = json!({"number": number, "filler": filler});
+        json!({"domain": "agm", "type": "publish", "stream_id": "branch", "data": data})
+    });
+    logged(&node, "outbox_stream_bytes_max");
+    check_closed(&mut slow.frames, 1013, "outbox_stream_bytes_max", 4 << 20);
+    flooding.join().unwrap();
+    check_memory(&node, before);
+    let all: Vec<_> = (0..VOLUME_BYTES / PIECE_BYTES).collect();
+    assert_eq!(reading.join().unwrap(), all, "the other gets everything, in order");
+    check_others(&mut node);
+}
+
+#[test]
 fn outbox_subscription_bytes_max() {
-    let mut node = node("write_deadline_ms = 60000");
+    let ends = "[streams]\nslow_subscribers = [{ stream = \"S\", policy = \"end\" }]";
+    let mut node = node(&format!("write_deadline_ms = 60000\n{ends}"));
     let mut provider = RawPeer::login(&node, "provider", "eve");
     register(&mut provider, &[method(1, "S", true)]);
     let (mut slow, mut other) = (RawPeer::login(&node, "slow", "eve"), RawPeer::login(&node, "other", "eve"));

@@ -9,8 +9,8 @@
 //! | answers, errors | closed: nothing else of its own can be answered either |
 //! | calls, results | a call is not taken, and ends as overloaded; a result closes who called |
 //! | context changes | become one, the context's present value; closed if even those are too many |
-//! | stream data | one subscription's: it ends, or is thinned out, by the stream's policy |
-//! | stream data, publications | shed: see `make_room`; closed if that is not enough |
+//! | stream data with a policy | one subscription's: it ends, or is thinned out |
+//! | all stream data, publications | shed: see `make_room`; closed if that is not enough |
 //! | who is there and offers what | no bound but that of the whole: a healthy client gets much at once |
 //!
 //! A bound counts from the second item on, so that one that is larger than its bound gets through. Of a
@@ -138,9 +138,9 @@ enum Class {
     Control,
     Calls,
     Contexts,
-    /// Publications, and streams by their policy, in the order in which they are shed. One bound is for them
-    /// all.
-    Bus,
+    /// Publications and what counts with them, and streams by their policy, in the order in which they are
+    /// shed. One bound is for them all.
+    Publications,
     Latest,
     DropOldest,
     Ending,
@@ -149,7 +149,7 @@ enum Class {
 
 const CLASSES: usize = 8;
 /// The classes of publications and streams.
-const STREAMS: [Class; 4] = [Class::Bus, Class::Latest, Class::DropOldest, Class::Ending];
+const STREAMS: [Class; 4] = [Class::Publications, Class::Latest, Class::DropOldest, Class::Ending];
 
 /// A client that takes nothing for this long does not read. On a busy machine a healthy one may take a while.
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -318,7 +318,7 @@ impl Queue {
                 }
                 return pushed;
             }
-            Class::Bus | Class::Latest | Class::DropOldest | Class::Ending => {
+            Class::Publications | Class::Latest | Class::DropOldest | Class::Ending => {
                 if !self.thin_out(&mut item, class, weight, bounds, &mut pushed) {
                     return pushed;
                 }
@@ -483,7 +483,9 @@ impl Queue {
             pushed.dropped += 1;
             return false;
         }
-        let Some(subscription) = subscription_of(item) else { return true };
+        let Some(subscription) = subscription_of(item).filter(|_| class != Class::Publications) else {
+            return true;
+        };
         let waiting = self.subscriptions.get(&subscription).map_or(0, |waiting| waiting.bytes);
         if waiting == 0 || waiting + weight <= bounds.subscription {
             return true;
@@ -511,12 +513,12 @@ impl Queue {
         true
     }
 
-    /// Sheds until no more than that waits of publications and streams: first publications, if they may be
-    /// lost, then streams by their policy, and at last the subscriptions with the most that waits.
+    /// Sheds until no more than that waits of publications and streams: first publications and what counts
+    /// with them, if they may be lost, then streams by their policy, and at last the subscriptions with the most that waits.
     fn make_room(&mut self, max: usize, bounds: &Bounds, pushed: &mut Pushed) {
         for class in STREAMS {
             let may_go = match class {
-                Class::Bus => bounds.slow_stream_consumer == SlowStreamConsumer::DropOldest,
+                Class::Publications => bounds.slow_stream_consumer == SlowStreamConsumer::DropOldest,
                 Class::Ending => false,
                 _ => true,
             };
@@ -620,7 +622,7 @@ fn weigh(item: &Item) -> (Class, usize) {
     match item {
         Item::Event(_, event) => (class_of(event), event.weight()),
         Item::Frame(frame) => (Class::Control, frame.len() + 64),
-        Item::Data(frame) => (Class::Bus, frame.len() + 64),
+        Item::Data(frame) => (Class::Publications, frame.len() + 64),
         Item::Mark(_, context) => (Class::Contexts, context.len() + 256),
         // What it stands for has the weight.
         Item::Slot(_) => (Class::Latest, 0),
@@ -643,11 +645,12 @@ const fn class_of(event: &Event) -> Class {
         | Event::CallEnded { outcome: Outcome::Answered(_), .. }
         | Event::SubscriptionRequested { .. } => Class::Calls,
         Event::ContextSnapshot { .. } | Event::ContextUpdated { .. } => Class::Contexts,
+        Event::StreamData { policy: SlowPolicy::AsPublications, .. } => Class::Publications,
         Event::StreamData { policy: SlowPolicy::End, .. } => Class::Ending,
         Event::StreamData { policy: SlowPolicy::DropOldest, .. }
         | Event::StreamData { private: true, .. } => Class::DropOldest,
         Event::StreamData { .. } => Class::Latest,
-        Event::BusEvent { .. } => Class::Bus,
+        Event::BusEvent { .. } => Class::Publications,
         Event::InstanceAdded { .. }
         | Event::InstanceRemoved { .. }
         | Event::MethodsAdded { .. }
@@ -680,7 +683,7 @@ fn slot_of(item: &Item) -> Option<Slot> {
         return None;
     };
     match policy {
-        SlowPolicy::End | SlowPolicy::DropOldest => None,
+        SlowPolicy::AsPublications | SlowPolicy::End | SlowPolicy::DropOldest => None,
         SlowPolicy::Latest => Some((*session, *subscription, None)),
         SlowPolicy::LatestByKey(key) => {
             let key = data.member(key).map(|value| value.detached());

@@ -27,8 +27,11 @@ pub enum Cause {
 /// What becomes of a stream's data that its subscriber does not read in time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SlowPolicy {
-    /// The subscription ends.
+    /// It counts with publications; if too many of them wait, the application's connection is closed, unless
+    /// the operator has it lose the oldest. A client library that connects again also subscribes again.
     #[default]
+    AsPublications,
+    /// The subscription ends.
     End,
     /// The oldest is left out.
     DropOldest,

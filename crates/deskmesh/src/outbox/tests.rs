@@ -162,6 +162,33 @@ fn streams_close_or_lose_the_oldest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_without_a_policy_counts_with_publications() {
+    // Whatever waits of it alone, and for however long.
+    let outbox = Outbox::new(&limits());
+    for number in 0..7 {
+        tokio::time::advance(PROGRESS).await;
+        let item = if number % 2 == 0 { streamed(1, "a", SlowPolicy::AsPublications) } else { published(9) };
+        assert_eq!(outbox.push(item), Pushed::default(), "there is room, and it does not read");
+    }
+    outbox.push(streamed(1, "b", SlowPolicy::AsPublications));
+    outbox.push(streamed(1, "c", SlowPolicy::AsPublications));
+    assert!(outbox.closed().unwrap().reason.contains("outbox_stream_bytes_max"));
+
+    let slow_stream_consumer = SlowStreamConsumer::DropOldest;
+    let outbox = Outbox::new(&LimitsConfig { slow_stream_consumer, ..limits() });
+    let push = |number: u64| {
+        outbox.push(published(9));
+        outbox.push(streamed(1, &number.to_string(), SlowPolicy::AsPublications));
+    };
+    (0..20).for_each(push);
+    assert!(outbox.closed().is_none());
+    let kept = drained(&outbox);
+    assert_eq!(kept.iter().filter(|item| *item == "event 9").count(), 3, "the oldest of both go: {kept:?}");
+    let data: Vec<&String> = kept.iter().filter(|item| item.starts_with("data")).collect();
+    assert_eq!(data, ["data 16 for 1 after 16", "data 17 for 1", "data 18 for 1", "data 19 for 1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subscription_that_is_not_read_ends_and_no_other_one_does() {
     let outbox = Outbox::new(&limits());
     outbox.push(done(ONE));

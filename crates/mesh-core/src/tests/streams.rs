@@ -355,7 +355,7 @@ fn the_first_rule_for_a_streams_name_decides_at_the_subscribers_node() {
             _ => None,
         })
     });
-    assert_eq!(policies, [vec![SlowPolicy::End], vec![SlowPolicy::Latest]]);
+    assert_eq!(policies, [vec![SlowPolicy::AsPublications], vec![SlowPolicy::Latest]]);
 }
 
 /// Tells a node that a link has no room for a message.
