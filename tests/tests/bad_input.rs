@@ -139,7 +139,9 @@ fn requests_that_are_none_or_not_from_here() {
         (format!("GET / HTTP/1.1\r\nHost: {own}\r\nOrigin: https://evil.example\r\n{upgrade}"), 403),
         (format!("GET / HTTP/1.1\r\nHost: {own}\r\nOrigin: null\r\n{upgrade}"), 403),
         (format!("GET / HTTP/1.1\r\nHost: {own}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"), 400),
-        (format!("GET /fdc3 HTTP/1.1\r\nHost: {own}\r\n{upgrade}"), 501),
+        (format!("GET /fdc3 HTTP/1.1\r\nHost: {own}\r\nOrigin: https://evil.example\r\n{upgrade}"), 403),
+        (format!("GET /fdc3/desk HTTP/1.1\r\nHost: {own}\r\n{upgrade}"), 403),
+        (format!("GET /fdc3/other HTTP/1.1\r\nHost: {own}\r\n{upgrade}"), 404),
         (format!("GET /admin/v1/status HTTP/1.1\r\nHost: {own}\r\n"), 401),
         (
             format!(
@@ -152,7 +154,7 @@ fn requests_that_are_none_or_not_from_here() {
         // A 101 would keep the connection, so `Connection: close` is left to the others.
         let close = if head.contains("Upgrade: ") { "" } else { "Connection: close\r\n" };
         let answer = match status {
-            421 | 403 | 400 | 501 if !close.is_empty() || head.contains("Upgrade: ") => {
+            421 | 403 | 400 | 404 if !close.is_empty() || head.contains("Upgrade: ") => {
                 first_line(port, &head)
             }
             _ => raw::request(port, &format!("{head}{close}\r\n")).map(|answer| answer.status),
