@@ -131,7 +131,7 @@ fn what_is_sent_through_a_third_node_arrives_once() {
 /// The node between is told not to relay.
 #[test]
 fn relaying_can_be_turned_off() {
-    let mut nodes = Linked::start_with(3, "relay = false\n");
+    let mut nodes = Linked::start_with(3, |_| "relay = false\n".to_owned());
     assert!(nodes.obey(&["cut", "a", "b"]));
     let a = nodes.node("a");
     assert!(until(PATIENCE, || peer(a, "desk-b").0 == "unreachable"));

@@ -424,5 +424,7 @@ fn node_settings(number: usize) -> NodeSettings {
         visibility: Visibility::default(),
         limits: mesh_model::Limits::default(),
         timing: Timing::default(),
+        relay: false,
+        slow_rules: Vec::new(),
     }
 }
