@@ -265,8 +265,9 @@ impl Agent {
     }
 
     pub(crate) fn forget(&mut self, instance: &Text) {
-        if self.apps.get(instance).is_some_and(|app| app.state == State::Away) {
+        if self.apps.get(instance).is_some_and(|app| app.state != State::Connected) {
             self.apps.remove(instance);
+            self.outputs.push_back(Output::Changed);
         }
     }
 

@@ -101,6 +101,11 @@ impl Listener {
 }
 
 impl Channels {
+    /// The node has taken a broadcast, or has refused it.
+    pub(crate) fn cast(&mut self, event: &Text) {
+        self.casting.remove(event);
+    }
+
     /// Returns the id of the shared context of that name, if it is known.
     pub(crate) fn name_of(&self, name: &Text) -> Option<Text> {
         self.names.get(name).cloned()
@@ -258,6 +263,28 @@ impl Agent {
         let of = context.clone();
         self.ask_desk(Pending::Nothing, |request| Command::UpdateContext { request, context: of, delta });
         self.context_opened(name, context, None);
+    }
+
+    /// The node has not created the shared context of a channel.
+    pub(crate) fn channel_refused(&mut self, name: &Text) {
+        let of =
+            |channel: &Channel| channel.shared().is_some_and(|shared| shared.asked && shared.name == *name);
+        let found = self.channels.by_id.iter().find(|(_, channel)| of(channel)).map(|(id, _)| id.clone());
+        let Some(shared) =
+            found.as_ref().and_then(|id| self.channels.by_id.get_mut(id)).and_then(Channel::shared_mut)
+        else {
+            return;
+        };
+        shared.asked = false;
+        let waiting = std::mem::take(&mut shared.waiting);
+        if let Some(id) = found
+            && matches!(self.channels.by_id.get(&id), Some(Channel { kind: Kind::App(_), .. }))
+        {
+            self.channels.by_id.remove(&id);
+        }
+        for (asker, _) in waiting {
+            self.answer(&asker, Err(Fault::CreationFailed));
+        }
     }
 
     /// The desk is subscribed to a shared context.
@@ -613,7 +640,8 @@ impl Agent {
             let source = crate::app_identifier(&app_id, Some(&asker.instance), Some(&self.settings.node));
             self.publish(id, &context, &cast, &source);
         }
-        self.ask(session, Pending::Broadcast(asker), |request| Command::UpdateContext {
+        let event = cast.event.clone();
+        self.ask(session, Pending::Broadcast { asker, event }, |request| Command::UpdateContext {
             request,
             context: context_id,
             delta,
@@ -674,8 +702,8 @@ impl Agent {
     }
 
     /// The node has not taken a broadcast.
-    pub(crate) fn not_cast(&mut self, asker: &Asker) {
-        self.channels.casting.retain(|_, from| *from != asker.instance);
+    pub(crate) fn not_cast(&mut self, asker: &Asker, event: &Text) {
+        self.channels.cast(event);
         self.answer(asker, Err(Fault::AccessDenied));
     }
 }

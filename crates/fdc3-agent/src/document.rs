@@ -157,6 +157,7 @@ impl Document {
             .and_then(|text| Json::parse(text.as_bytes().clone()).ok());
         let at = aside.as_ref().and_then(|aside| number(&aside.member("at")?)).unwrap_or(0);
         let context = context.unwrap_or_else(|| with_type(&value, &kind, at));
+        let kind = proto_dacp::context_type(&context).unwrap_or(kind);
         let cast = aside.and_then(|aside| {
             Some(Cast {
                 event: aside.member("event")?.as_text()?,
@@ -189,7 +190,8 @@ impl Document {
 pub(crate) fn broadcast(kind: &str, context: &Json, cast: &Cast) -> Json {
     let wire = wire(kind);
     let (value, at) = without_type(context);
-    let exact = with_type(&value, kind, at) == *context;
+    // As it is read again: of a type with `&` only the text is left.
+    let exact = with_type(&value, &wire.replace('&', "."), at) == *context;
     let text = (!exact).then(|| context.to_string());
     let aside = Object::new()
         .text("event", &cast.event)
@@ -308,6 +310,15 @@ mod tests {
             assert_eq!((slot.context.to_string().as_str(), slot.cast), (text, Some(cast("e"))));
             assert_eq!(document.slot(Some("fdc3.instrument")).unwrap().context, json(text));
         }
+    }
+
+    #[test]
+    fn a_type_with_an_ampersand_keeps_it() {
+        let context = json(r#"{"type":"a&b","v":1}"#);
+        let mut document = Document::default();
+        document.apply(&broadcast("a&b", &context, &cast("e")));
+        let slot = document.slot(Some("a&b")).unwrap();
+        assert_eq!((&*slot.kind, slot.context), ("a&b", context));
     }
 
     #[test]

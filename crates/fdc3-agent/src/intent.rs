@@ -624,9 +624,8 @@ impl Agent {
     }
 
     pub(crate) fn raise_is_late(&mut self, id: u64) {
-        if let Some(raise) = self.raises.remove(&id) {
-            self.not_resolved(&raise.raiser, Fault::IntentDeliveryFailed);
-        }
+        let Some(raise) = self.raises.remove(&id) else { return };
+        self.not_resolved(&raise.raiser, Fault::IntentDeliveryFailed);
     }
 
     /// Hands an intent to an io.Connect app: a call of its method.

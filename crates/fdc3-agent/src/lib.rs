@@ -218,7 +218,7 @@ enum Pending {
     /// An app's request that is answered with `{}` when this is done.
     Reply(Asker),
     /// A change of a channel's context, with what made it.
-    Broadcast(Asker),
+    Broadcast { asker: Asker, event: Text },
     /// A channel's context that an app waits for.
     Channel { name: Text },
     /// A call to another desk: a batch.

@@ -154,6 +154,9 @@ impl Agent {
         let record = self.record(app_id)?.clone();
         let instance = self.reserve(app_id.clone())?;
         let secret = self.apps[&instance].secret.clone();
+        // Whoever it was started for may be gone before it is heard of.
+        let patience = self.settings.limits.open_ms.max(self.settings.limits.intent_ms);
+        self.timer(patience, Timer::Return(instance.clone()));
         self.outputs.push_back(Output::Launch { instance: instance.clone(), secret, record });
         self.outputs.push_back(Output::Changed);
         Some(instance)

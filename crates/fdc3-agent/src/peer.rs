@@ -211,7 +211,12 @@ impl Agent {
     pub(crate) fn done(&mut self, pending: Pending) {
         match pending {
             Pending::Reply(asker) if asker.instance.is_empty() => self.contexts_known(),
-            Pending::Reply(asker) | Pending::Broadcast(asker) => self.answer_done(&asker),
+            Pending::Reply(asker) => self.answer_done(&asker),
+            Pending::Broadcast { asker, event } => {
+                // Taken out when it is told; an app may have taken the channel's content away meanwhile.
+                self.channels.cast(&event);
+                self.answer_done(&asker);
+            }
             _ => {}
         }
     }
@@ -219,8 +224,9 @@ impl Agent {
     /// The node has refused something.
     pub(crate) fn refused(&mut self, pending: Pending) {
         match pending {
-            Pending::Broadcast(asker) => self.not_cast(&asker),
+            Pending::Broadcast { asker, event } => self.not_cast(&asker, &event),
             Pending::Reply(asker) => self.answer(&asker, Err(Fault::AccessDenied)),
+            Pending::Channel { name } => self.channel_refused(&name),
             Pending::Context(name) => {
                 // It was destroyed meanwhile.
                 self.context_opened(&name, Text::default(), None);
@@ -538,7 +544,9 @@ impl Agent {
     }
 
     pub(crate) fn fail_call(&mut self, session: mesh_model::SessionId, id: u64, words: Words) {
-        self.ask(session, Pending::Nothing, |request| Command::Fail { request, id, words, context: None });
+        // Answered only where it is refused, which changes nothing.
+        let request = Request { id: Json::null(), face: 0 };
+        self.outputs.push_back(Output::Command(session, Command::Fail { request, id, words, context: None }));
     }
 }
 
