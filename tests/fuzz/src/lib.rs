@@ -6,6 +6,7 @@
 
 mod choices;
 mod context_delta;
+mod dacp_session;
 mod gw3_session;
 mod json;
 mod mesh;
@@ -14,6 +15,7 @@ mod model;
 pub mod seeded;
 
 pub use context_delta::context_delta;
+pub use dacp_session::dacp_session;
 pub use gw3_session::gw3_session;
 pub use json::json;
 pub use mesh_frame::mesh_frame;
@@ -22,9 +24,10 @@ pub use mesh_frame::mesh_frame;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("gw3_session", gw3_session),
     ("context_delta", context_delta),
     ("mesh_frame", mesh_frame),
     ("json", json),
+    ("dacp_session", dacp_session),
 ];

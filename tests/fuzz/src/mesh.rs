@@ -63,8 +63,13 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) fn new(count: usize) -> Self {
+        Self::of((0..count).map(settings).collect())
+    }
+
+    /// Makes nodes whose settings differ from [`settings`] in their bounds at most.
+    pub(crate) fn of(settings: Vec<NodeSettings>) -> Self {
         let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
-        let nodes = (0..count).map(|number| Node::new(settings(number), now)).collect();
+        let nodes = settings.into_iter().map(|settings| Node::new(settings, now)).collect();
         let mut mesh = Self {
             nodes,
             now,

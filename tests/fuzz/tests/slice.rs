@@ -55,6 +55,11 @@ fn frames_of_nodes() {
 }
 
 #[test]
+fn frames_of_fdc3_apps() {
+    slice("dacp_session", 1_000);
+}
+
+#[test]
 fn json_text() {
     slice("json", 20_000);
 }
