@@ -82,7 +82,7 @@ struct World {
 pub fn dacp_session(data: &[u8]) {
     let mut choices = Choices::new(data);
     let setup = choices.byte();
-    let mut world = World::new(1 + usize::from(setup % 4 == 0));
+    let mut world = World::new(1 + usize::from(setup.is_multiple_of(4)));
     if setup & 0x80 == 0 {
         for at in 0..CONNECTIONS - 1 {
             let desk = at % world.desks.len();
