@@ -11,13 +11,13 @@ use mesh_model::{Command, Json, Key, Lifetime, Permissions, Text};
 use proto_dacp::{Fault, Object, Request, iso_time};
 
 use crate::document::{self, Cast, Document, Slot};
-use crate::private::Private;
+use crate::private::{self, Private};
 use crate::{Agent, Asker, Pending, Timer};
 
 /// How the shared contexts of io.Connect's channels are named.
 pub(crate) const CHANNEL: &str = "___channel___";
 /// Names that mean something else, and are no app channels.
-const RESERVED: [&str; 2] = ["___", "T42."];
+const RESERVED: [&str; 3] = ["___", "T42.", private::PREFIX];
 /// Broadcasts of a channel that are remembered, so that none is told twice.
 const SEEN_MAX: usize = 1_024;
 /// How old a broadcast may be and still be news, in milliseconds.

@@ -12,6 +12,10 @@ use crate::channel::{Channel, Kind, Listener};
 use crate::document::{Cast, Slot};
 use crate::{Agent, Asker};
 
+/// How the ids of private channels begin, so that agents that know nothing of one do not take it for an app
+/// channel.
+pub(crate) const PREFIX: &str = "fdc3.private.";
+
 /// A private channel.
 #[derive(Debug, Default)]
 pub(crate) struct Private {
@@ -94,7 +98,7 @@ impl Agent {
         if self.channels.by_id.len() >= self.settings.limits.channels_max {
             return self.answer(asker, Err(Fault::CreationFailed));
         }
-        let id = self.ids.uuid();
+        let id: Text = format!("{PREFIX}{}", self.ids.uuid()).into();
         let members = BTreeMap::from([(asker.instance.clone(), None)]);
         let channel =
             Channel { kind: Kind::Private(Private { members, ..Private::default() }), display: None };
@@ -443,6 +447,64 @@ impl Agent {
                 }
                 self.did(&id, &instance, &Deed::Disconnected, None);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use fdc3_directory::Directory;
+    use mesh_model::SessionId;
+    use mesh_model::limits::JsonLimits;
+
+    use super::*;
+    use crate::{ConnectionId, Limits, Output, Settings, Time};
+
+    const APP: ConnectionId = ConnectionId(1);
+
+    /// An agent with one app.
+    fn agent(node: &str) -> Agent {
+        let settings = Settings {
+            node: node.into(),
+            user: "ann".into(),
+            version: "1".into(),
+            secret: *blake3::hash(node.as_bytes()).as_bytes(),
+            instance_key: [0; 32],
+            json: JsonLimits::default(),
+            limits: Limits::default(),
+        };
+        let mut agent = Agent::new(settings, SessionId(1), Arc::new(Directory::default()), Time::default());
+        let instance = agent.reserve("app".into()).unwrap();
+        agent.apps.get_mut(&instance).unwrap().connection = Some(APP);
+        agent.connections.insert(APP, instance);
+        agent
+    }
+
+    /// Returns what the app is answered.
+    fn answer(agent: &mut Agent, request: &str, payload: &str) -> Json {
+        while agent.poll_output().is_some() {}
+        let frame = format!(
+            r#"{{"type":"{request}","meta":{{"requestUuid":"1","timestamp":"2026-01-01T00:00:00Z"}},"payload":{payload}}}"#
+        );
+        agent.frame(APP, &Bytes::from(frame), Time::default()).unwrap();
+        let answers = std::iter::from_fn(|| agent.poll_output()).find_map(|output| match output {
+            Output::Frame(APP, frame) => Some(frame),
+            _ => None,
+        });
+        Json::parse(answers.unwrap()).unwrap().member("payload").unwrap()
+    }
+
+    #[test]
+    fn a_private_channel_is_no_app_channel_at_any_node() {
+        let (mut a, mut b) = (agent("a"), agent("b"));
+        let channel = answer(&mut a, "createPrivateChannelRequest", "{}").member("privateChannel").unwrap();
+        let id = channel.member("id").unwrap();
+        for agent in [&mut a, &mut b] {
+            let refused = answer(agent, "getOrCreateChannelRequest", &format!(r#"{{"channelId":{id}}}"#));
+            assert_eq!(refused.member("error").unwrap().as_text().unwrap(), "AccessDenied");
         }
     }
 }
