@@ -27,6 +27,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use mesh_model::limits::JsonLimits;
 use mesh_net::quic::LinkLimits;
 use mesh_telemetry::logging::{LogFormat, LogSettings};
+use proto_bridge::AgentSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::output;
@@ -108,6 +109,10 @@ pub struct Fdc3Config {
     pub directory_refresh_s: u64,
     /// Whose the FDC3 applications are. None: the node's user's.
     pub user: Option<String>,
+    /// Whether other desktop agents of this machine meet the applications, at a desktop agent bridge.
+    pub bridge: bool,
+    /// The first of the ports at which bridges are.
+    pub bridge_port: u16,
 }
 
 /// Traces and the log.
@@ -246,7 +251,14 @@ impl TelemetryConfig {
 
 impl Default for Fdc3Config {
     fn default() -> Self {
-        Self { directories: Vec::new(), directory_token: None, directory_refresh_s: 60, user: None }
+        Self {
+            directories: Vec::new(),
+            directory_token: None,
+            directory_refresh_s: 60,
+            user: None,
+            bridge: false,
+            bridge_port: *AgentSettings::PORTS.start(),
+        }
     }
 }
 

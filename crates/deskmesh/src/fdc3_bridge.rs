@@ -40,8 +40,8 @@ use crate::local::admission;
 use crate::local::websocket::{Answer, CloseWith, End, WebSocket, close, text, upgrade, upgraded};
 use crate::owner;
 
-/// Messages from the caller that wait for the bridge. Sending more waits.
-const SENT_MAX: usize = 1_024;
+/// Messages from the caller that wait for the bridge (limit `bridge_sent_max`). Sending more waits.
+const SENT_MAX: usize = 16_384;
 /// Events that wait for the caller (limit `bridge_events_max`). More are dropped, and the log says so.
 const EVENTS_MAX: usize = 8_192;
 /// Inputs from agents that wait for the bridge. Agents that send more wait.
@@ -130,6 +130,16 @@ impl BridgeHandle {
     /// Fails if the node no longer takes part.
     pub async fn send(&self, message: BridgeMessage) -> Result<(), Stopped> {
         self.sent_tx.send(message).await.map_err(|_| Stopped)
+    }
+
+    /// Says something as [`send`](Self::send) does, without waiting: if too much waits already, it is not
+    /// said, and the log says so.
+    pub(crate) fn say(&self, message: BridgeMessage) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.sent_tx.try_send(message) {
+            tracing::error!(
+                "the bridge does not take what the node says; a message is dropped (limit bridge_sent_max, {SENT_MAX})"
+            );
+        }
     }
 }
 

@@ -344,22 +344,30 @@ impl Agent {
     /// Writes the `ImplementationMetadata` for an app.
     pub(crate) fn about(&self, instance: &Text) -> Json {
         let app_id = self.apps.get(instance).map(|app| app.app_id.clone()).unwrap_or_default();
+        self.implementation(self.bridge.is_on())
+            .json("appMetadata", &self.instance_metadata(&app_id, instance, None).end())
+            .end()
+    }
+
+    /// Writes what is the same of it for all.
+    pub(crate) fn implementation(&self, bridges: bool) -> Object {
         let features = Object::new()
             .flag("OriginatingAppMetadata", true)
             .flag("UserChannelMembershipAPIs", true)
-            .flag("DesktopAgentBridging", false)
+            .flag("DesktopAgentBridging", bridges)
             .end();
         Object::new()
             .text("fdc3Version", "2.2")
             .text("provider", "deskmesh")
             .text("providerVersion", &self.settings.version)
             .json("optionalFeatures", &features)
-            .json("appMetadata", &self.instance_metadata(&app_id, instance, None).end())
-            .end()
     }
 
     /// Returns an app as others are told of it.
     pub(crate) fn source(&self, instance: &Text) -> Json {
+        if let Some(source) = self.foreign_source(instance) {
+            return source;
+        }
         let app_id = self.apps.get(instance).map(|app| app.app_id.clone()).unwrap_or_default();
         app_identifier(&app_id, Some(instance), None)
     }

@@ -10,6 +10,7 @@ use mesh_model::json::{Edit, edited};
 use mesh_model::{Command, Json, Key, Lifetime, Permissions, Text};
 use proto_dacp::{Fault, Object, Request, iso_time};
 
+use crate::bridge::{Adopted, is_foreign};
 use crate::document::{self, Cast, Document, Slot};
 use crate::private::{self, Private};
 use crate::{Agent, Asker, Pending, Timer};
@@ -113,6 +114,18 @@ impl Channels {
 }
 
 impl Shared {
+    /// Returns what is on the channel, the newest last.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        let newest = self.document.slot(None);
+        let types = self.document.types();
+        let mut slots: Vec<Slot> = types.iter().filter_map(|kind| self.document.slot(Some(kind))).collect();
+        slots.sort_by_key(|slot| {
+            let is_newest = newest.as_ref().is_some_and(|newest| newest.kind == slot.kind);
+            (is_newest, slot.cast.as_ref().map(|cast| cast.wall_ms))
+        });
+        slots
+    }
+
     fn has_seen(&mut self, event: &Text) -> bool {
         if self.seen.contains(event) {
             return true;
@@ -317,7 +330,8 @@ impl Agent {
                     routing_key: None,
                 });
             }
-            self.channels.contexts.insert(context, id);
+            self.channels.contexts.insert(context, id.clone());
+            self.adopt_waiting(&id);
             for (asker, request) in waiting {
                 self.request(asker, request);
             }
@@ -465,13 +479,18 @@ impl Agent {
 
     /// Tells a context to all listeners here that are not the sender's.
     fn deliver(&mut self, id: &Text, slot: &Slot, from: Option<&Text>) {
+        self.cast_to_bridge(id, slot, from);
+        self.deliver_to(id, slot, from, |listener| listener.takes(&slot.kind));
+    }
+
+    fn deliver_to(&mut self, id: &Text, slot: &Slot, from: Option<&Text>, takes: impl Fn(&Listener) -> bool) {
         let listens = |app: &crate::app::App| {
             app.listeners.values().any(|listener| {
                 let here = match listener.follows {
                     true => app.channel.as_ref() == Some(id),
                     false => listener.channel.as_ref() == Some(id),
                 };
-                here && listener.takes(&slot.kind)
+                here && takes(listener)
             })
         };
         let to: Vec<Text> = self
@@ -624,28 +643,72 @@ impl Agent {
         metadata: Option<Json>,
         asker: Asker,
     ) {
-        let (Some(app), Some(shared)) =
-            (self.apps.get(&asker.instance), self.channels.by_id.get(id).and_then(Channel::shared))
+        let session = self.apps.get(&asker.instance).and_then(|app| app.session);
+        let is_foreign = is_foreign(&asker.instance);
+        let Some(context_id) =
+            self.channels.by_id.get(id).and_then(Channel::shared).and_then(|shared| shared.context.clone())
         else {
             return;
         };
-        let (Some(session), Some(context_id)) = (app.session, shared.context.clone()) else { return };
         let Some(kind) = proto_dacp::context_type(&context) else { return };
-        let source = self.source(&asker.instance);
+        let source = self.abroad(&self.source(&asker.instance));
         let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata };
         self.channels.casting.insert(cast.event.clone(), asker.instance.clone());
         let delta = document::broadcast(&kind, &context, &cast);
         if self.peers.any() {
             let app_id = self.apps.get(&asker.instance).map(|app| app.app_id.clone()).unwrap_or_default();
-            let source = crate::app_identifier(&app_id, Some(&asker.instance), Some(&self.settings.node));
+            let source = match is_foreign {
+                true => cast.source.clone(),
+                false => crate::app_identifier(&app_id, Some(&asker.instance), Some(&self.settings.node)),
+            };
             self.publish(id, &context, &cast, &source);
         }
+        if is_foreign {
+            return self.write_channel(context_id, cast.event, delta);
+        }
+        let Some(session) = session else { return };
         let event = cast.event.clone();
         self.ask(session, Pending::Broadcast { asker, event }, |request| Command::UpdateContext {
             request,
             context: context_id,
             delta,
         });
+    }
+
+    /// Changes the context of a channel as the desk.
+    fn write_channel(&mut self, context: Text, event: Text, delta: Json) {
+        let pending = Pending::Cast { context: context.clone(), event, delta: delta.clone() };
+        self.ask_desk(pending, |request| Command::UpdateContext { request, context, delta });
+    }
+
+    /// Returns whether the desk is subscribed to a channel.
+    pub(crate) fn is_open(&self, id: &Text) -> bool {
+        self.channels.by_id.get(id).and_then(Channel::shared).is_some_and(|shared| shared.context.is_some())
+    }
+
+    /// Takes over a context that the bridge has: state, and no broadcast.
+    pub(crate) fn adopt_context(&mut self, id: &Text, adopted: Adopted, cast: Cast) {
+        let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) else { return };
+        let Some(context) = shared.context.clone() else { return };
+        shared.has_seen(&cast.event);
+        let delta = match adopted.is_newest {
+            true => document::broadcast(&adopted.kind, &adopted.context, &cast),
+            false => document::older(&adopted.kind, &adopted.context, &cast),
+        };
+        self.write_channel(context, cast.event.clone(), delta);
+        let (typed, untyped) = adopted.heard_by;
+        let slot = Slot { kind: adopted.kind, context: adopted.context, cast: Some(cast) };
+        self.deliver_to(id, &slot, None, |listener| match &listener.context {
+            Some(kind) => typed && *kind == slot.kind,
+            None => untyped,
+        });
+    }
+
+    /// Opens a channel for the bridge, which waits for nothing.
+    pub(crate) fn open_if_started(&mut self, id: &Text) {
+        if self.channels.started && self.channels.awaited.is_empty() {
+            self.open_channel(id);
+        }
     }
 
     /// Tells other nodes of a broadcast.

@@ -188,6 +188,16 @@ impl Document {
 
 /// Returns the change of a channel's shared context that a broadcast is.
 pub(crate) fn broadcast(kind: &str, context: &Json, cast: &Cast) -> Json {
+    commands(&changes(kind, context, cast))
+}
+
+/// Returns the change that puts a context beside the newest one.
+pub(crate) fn older(kind: &str, context: &Json, cast: &Cast) -> Json {
+    let [value, _, aside] = changes(kind, context, cast);
+    commands(&[value, aside])
+}
+
+fn changes(kind: &str, context: &Json, cast: &Cast) -> [Json; 3] {
     let wire = wire(kind);
     let (value, at) = without_type(context);
     // As it is read again: of a type with `&` only the text is left.
@@ -202,11 +212,11 @@ pub(crate) fn broadcast(kind: &str, context: &Json, cast: &Cast) -> Json {
         .some("metadata", cast.metadata.as_ref())
         .some_text("text", text.as_deref())
         .end();
-    commands(&[
+    [
         set(&format!("data.{PREFIX}{wire}"), &value),
         set(LATEST, &Json::string(&wire)),
         set(&format!("{ASIDE}.{wire}"), &aside),
-    ])
+    ]
 }
 
 /// Returns the change that takes a context away, or all of these.

@@ -10,6 +10,7 @@ use mesh_model::{Answer, Arguments, Command, Json, Outcome, SessionId, Text, Wor
 use proto_dacp::{AppRef, Fault, Object, array, context_type};
 
 use crate::app::State;
+use crate::bridge::{desk_of, is_foreign};
 use crate::document::with_type;
 use crate::open::{Place, fault};
 use crate::peer::{Ask, call};
@@ -62,12 +63,32 @@ enum Handler {
 
 /// Somebody who handles an intent.
 #[derive(Clone, Debug)]
-struct Candidate {
-    app_id: Text,
-    instance: Option<Text>,
-    node: Option<Text>,
-    about: Json,
-    display_name: Option<Text>,
+pub(crate) struct Candidate {
+    pub(crate) app_id: Text,
+    pub(crate) instance: Option<Text>,
+    pub(crate) node: Option<Text>,
+    pub(crate) about: Json,
+    pub(crate) display_name: Option<Text>,
+}
+
+/// A search for handlers, which may take its time as agents on the bridge are asked.
+#[derive(Debug)]
+pub(crate) struct Search {
+    pub(crate) asker: Asker,
+    /// The intent; none: all that are handled for a type of context.
+    pub(crate) intent: Option<Text>,
+    pub(crate) found: Vec<(Text, Vec<Candidate>)>,
+    pub(crate) purpose: Purpose,
+}
+
+/// What a search is for.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made and taken once")]
+pub(crate) enum Purpose {
+    /// To tell.
+    Find,
+    /// To raise an intent.
+    Raise(Raise, Option<AppRef>),
 }
 
 impl Agent {
@@ -209,13 +230,10 @@ impl Agent {
         kind: Option<&str>,
         result: Option<&str>,
     ) -> Result<(), Fault> {
-        let candidates = self.candidates(intent, kind, result);
-        if candidates.is_empty() {
-            return Err(Fault::NoAppsFound);
-        }
-        let found = Self::app_intent(intent, &candidates);
-        self.answer(asker, Ok(Object::new().json("appIntent", &found).end()));
-        Ok(())
+        let found = vec![(intent.into(), self.candidates(intent, kind, result))];
+        let search =
+            Search { asker: asker.clone(), intent: Some(intent.into()), found, purpose: Purpose::Find };
+        self.search(search, kind, result)
     }
 
     pub(crate) fn find_intents(
@@ -224,17 +242,46 @@ impl Agent {
         kind: &str,
         result: Option<&str>,
     ) -> Result<(), Fault> {
-        let found: Vec<Json> = self
-            .intents_for(kind, result)
-            .iter()
-            .map(|intent| (intent, self.candidates(intent, Some(kind), result)))
-            .filter(|(_, candidates)| !candidates.is_empty())
-            .map(|(intent, candidates)| Self::app_intent(intent, &candidates))
-            .collect();
-        if found.is_empty() {
+        let found = self.found_for(kind, result);
+        let search = Search { asker: asker.clone(), intent: None, found, purpose: Purpose::Find };
+        self.search(search, Some(kind), result)
+    }
+
+    fn found_for(&self, kind: &str, result: Option<&str>) -> Vec<(Text, Vec<Candidate>)> {
+        let intents = self.intents_for(kind, result).into_iter();
+        intents.map(|intent| (intent.clone(), self.candidates(&intent, Some(kind), result))).collect()
+    }
+
+    /// Ends a search, or asks the agents on the bridge first.
+    fn search(&mut self, search: Search, kind: Option<&str>, result: Option<&str>) -> Result<(), Fault> {
+        match self.asks_bridge(&search.asker) {
+            true => {
+                self.search_bridge(search, kind, result);
+                Ok(())
+            }
+            false => self.found(search),
+        }
+    }
+
+    /// All that can be found has been.
+    pub(crate) fn found(&mut self, search: Search) -> Result<(), Fault> {
+        let Search { asker, intent, mut found, purpose } = search;
+        if let Purpose::Raise(raise, app) = purpose {
+            return self.raise_to_found(&asker, intent.is_some(), raise, app, found);
+        }
+        // Agents on the bridge are told that there is nothing; apps, that this is an error.
+        let is_foreign = is_foreign(&asker.instance);
+        found.retain(|(_, candidates)| !candidates.is_empty() || (is_foreign && intent.is_some()));
+        if found.is_empty() && !is_foreign {
             return Err(Fault::NoAppsFound);
         }
-        self.answer(asker, Ok(Object::new().json("appIntents", &array(&found)).end()));
+        let found: Vec<Json> =
+            found.iter().map(|(intent, candidates)| Self::app_intent(intent, candidates)).collect();
+        let payload = match (&intent, &found[..]) {
+            (Some(_), [found]) => Object::new().json("appIntent", found).end(),
+            _ => Object::new().json("appIntents", &array(&found)).end(),
+        };
+        self.answer(&asker, Ok(payload));
         Ok(())
     }
 
@@ -346,10 +393,22 @@ impl Agent {
         if let (Some(intent), Some(app)) = (&intent, &app) {
             return self.raise_to(Raise { intent: intent.clone(), ..raise }, app);
         }
-        let names =
-            intent.as_ref().map_or_else(|| self.intents_for(&kind, None), |intent| vec![intent.clone()]);
-        let mut found: Vec<(Text, Vec<Candidate>)> =
-            names.into_iter().map(|name| (name.clone(), self.candidates(&name, Some(&kind), None))).collect();
+        let found = match &intent {
+            Some(intent) => vec![(intent.clone(), self.candidates(intent, Some(&kind), None))],
+            None => self.found_for(&kind, None),
+        };
+        let purpose = Purpose::Raise(raise, app);
+        self.search(Search { asker: asker.clone(), intent, found, purpose }, Some(&kind), None)
+    }
+
+    fn raise_to_found(
+        &mut self,
+        asker: &Asker,
+        is_named: bool,
+        raise: Raise,
+        app: Option<AppRef>,
+        mut found: Vec<(Text, Vec<Candidate>)>,
+    ) -> Result<(), Fault> {
         found.retain(|(_, candidates)| !candidates.is_empty());
         if found.is_empty() {
             return Err(Fault::NoAppsFound);
@@ -400,8 +459,8 @@ impl Agent {
         }
         let choices: Vec<Json> =
             found.iter().map(|(name, candidates)| Self::app_intent(name, candidates)).collect();
-        let payload = match (&intent, &choices[..]) {
-            (Some(_), [choice]) => Object::new().json("appIntent", choice).end(),
+        let payload = match (is_named, &choices[..]) {
+            (true, [choice]) => Object::new().json("appIntent", choice).end(),
             _ => Object::new().json("appIntents", &array(&choices)).end(),
         };
         self.answer(asker, Ok(payload));
@@ -409,6 +468,9 @@ impl Agent {
     }
 
     fn check_target(&self, app: &AppRef) -> Result<(), Fault> {
+        if self.on_bridge(app).is_some() {
+            return Ok(());
+        }
         if let Some(instance) = &app.instance_id {
             let there = self.is_connected(instance)
                 || self.peers.servers.values().any(|server| server.instance == *instance);
@@ -421,7 +483,20 @@ impl Agent {
         self.place(app).map(|_| ())
     }
 
+    /// Returns the agent on the bridge that is named.
+    fn on_bridge(&self, app: &AppRef) -> Option<Text> {
+        app.desktop_agent.as_ref()?;
+        match self.place(app) {
+            Ok(Place::Bridge(agent)) => Some(agent),
+            _ => None,
+        }
+    }
+
     fn raise_to(&mut self, raise: Raise, app: &AppRef) -> Result<(), Fault> {
+        if let Some(agent) = self.on_bridge(app) {
+            self.raise_over(raise, &agent, app);
+            return Ok(());
+        }
         let Some(instance) = &app.instance_id else { return self.raise_to_app(raise, app) };
         if let Some((id, server)) = self.peers.servers.iter().find(|(_, server)| server.instance == *instance)
         {
@@ -471,6 +546,7 @@ impl Agent {
     fn raise_to_app(&mut self, raise: Raise, app: &AppRef) -> Result<(), Fault> {
         match self.place(app)? {
             Place::There(desk) => self.raise_at(raise, &desk, app),
+            Place::Bridge(agent) => self.raise_over(raise, &agent, app),
             Place::Here(app_id) => {
                 if !self.declares(&app_id, &raise.intent, &raise.kind).0 {
                     return Err(Fault::NoAppsFound);
@@ -480,6 +556,31 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Hands an intent to an agent on the bridge.
+    fn raise_over(&mut self, raise: Raise, agent: &Text, app: &AppRef) {
+        let Raiser::App(asker) = raise.raiser else { return };
+        let of = asker.clone();
+        if let Some((id, desk)) = self.raise_on_bridge(of, agent, app, &raise.intent, &raise.context) {
+            let owed = Owed { raiser: Raiser::App(asker), handler: Handler::Desk(desk) };
+            self.owed.insert(id, owed);
+        }
+    }
+
+    /// No result will come of an intent that was not delivered.
+    pub(crate) fn nothing_owed(&mut self, id: &Text) {
+        self.owed.remove(id);
+    }
+
+    /// Returns which desk owes the result of an intent, and to which app.
+    pub(crate) fn owed_by(&self, id: &Text) -> Option<(Text, Text)> {
+        match self.owed.get(id)? {
+            Owed { raiser: Raiser::App(asker), handler: Handler::Desk(desk) } => {
+                Some((desk.clone(), asker.instance.clone()))
+            }
+            _ => None,
+        }
     }
 
     /// Hands an intent to the agent of another node.
@@ -494,7 +595,8 @@ impl Agent {
             .text("appId", &app.app_id)
             .some_text("instanceId", app.instance_id.as_deref())
             .some("metadata", raise.metadata.as_ref())
-            .json("source", &raise.source)
+            .json("source", &self.abroad(&raise.source))
+            .some_text("by", is_foreign(&asker.instance).then_some(&*asker.instance))
             .end();
         let owed = Owed { raiser: Raiser::App(asker.clone()), handler: Handler::Desk(desk.clone()) };
         self.owed.insert(id.clone(), owed);
@@ -514,7 +616,8 @@ impl Agent {
             return self.yield_desk(invocation, Some(fault(Fault::MalformedContext)));
         };
         let instance = given.member("source").and_then(|source| source.member("instanceId")?.as_text());
-        let instance = instance.map(|instance| instance.detached());
+        // On the bridge of the other node two apps may have one id.
+        let instance = text("by").or_else(|| instance.map(|instance| instance.detached()));
         let raise = Raise {
             intent,
             context,
@@ -631,7 +734,11 @@ impl Agent {
     /// Hands an intent to an io.Connect app: a call of its method.
     fn call_handler(&mut self, raise: Raise, server: Text, method: Json) {
         let Raiser::App(asker) = &raise.raiser else { return };
-        let Some(session) = self.apps.get(&asker.instance).and_then(|app| app.session) else { return };
+        let session = match is_foreign(&asker.instance) {
+            true => Some(self.desk.session),
+            false => self.apps.get(&asker.instance).and_then(|app| app.session),
+        };
+        let Some(session) = session else { return };
         let known = self.peers.servers.get(&server);
         let (app_id, instance, node) = known
             .map(|known| (known.app_id.clone(), known.instance.clone(), known.node.clone()))
@@ -798,7 +905,12 @@ impl Agent {
     pub(crate) fn intent_peer_gone(&mut self, desk: &Text) {
         self.end_owed(&Handler::Desk(desk.clone()));
         // Nobody is left to be told of these.
-        self.owed.retain(|_, owed| !matches!(&owed.raiser, Raiser::Desk { desk: of, .. } if of == desk));
+        let is_gone = |raiser: &Raiser| match raiser {
+            Raiser::Desk { desk: of, .. } => of == desk,
+            Raiser::App(asker) => desk_of(&asker.instance).as_ref() == Some(desk),
+            Raiser::Call { .. } => false,
+        };
+        self.owed.retain(|_, owed| !is_gone(&owed.raiser));
     }
 
     fn end_owed(&mut self, handler: &Handler) {

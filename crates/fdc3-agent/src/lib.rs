@@ -10,7 +10,8 @@
 //! * an intent listener is a method `Tick42.FDC3.Intents.<intent>`, and such a method of an io.Connect
 //!   app is an intent listener;
 //! * the desks of several nodes call each other: to open an app, to raise an intent, and for what goes on
-//!   in private channels ([`peer`]).
+//!   in private channels ([`peer`]);
+//! * the agents on a bridge of this machine are like other nodes, and this one speaks to them ([`bridge`]).
 //!
 //! A broadcast is an event and leaves state behind, and between nodes the two go separately: the event by
 //! publish and subscribe, in order and at most once; the state with the context, which heals. Who gets
@@ -20,6 +21,7 @@
 //! As the node itself this is a state machine: inputs come with the time, outputs are polled.
 
 mod app;
+mod bridge;
 mod channel;
 mod document;
 mod ids;
@@ -39,12 +41,14 @@ use bytes::Bytes;
 use fdc3_directory::{Directory, Record};
 use mesh_model::limits::JsonLimits;
 use mesh_model::{Area, Command, Event, Json, Request, SessionId, Text};
+use proto_bridge::Message;
 use proto_dacp::{Fault, Object, Stamp};
 
 pub use app::{Admission, Refused};
 pub use view::{AppItem, InstanceItem};
 
 use app::App;
+use bridge::Bridge;
 use channel::Channels;
 use ids::Ids;
 use intent::{Owed, Raise};
@@ -98,6 +102,14 @@ pub struct Limits {
     pub intents_max: usize,
     /// What waits to be sent to another node's desk.
     pub peer_queue_max: usize,
+    /// How long the bridge may take for an answer that starts no app. It has a limit of its own, which is shorter.
+    pub bridge_find_ms: u64,
+    /// How long it may take to open an app, or deliver an intent. The same holds.
+    pub bridge_start_ms: u64,
+    /// Other agents on the bridge that are known.
+    pub bridge_agents_max: usize,
+    /// Questions to the bridge that wait for their answers.
+    pub bridge_requests_max: usize,
 }
 
 impl Default for Limits {
@@ -115,6 +127,10 @@ impl Default for Limits {
             channels_max: 10_000,
             intents_max: 10_000,
             peer_queue_max: 16_384,
+            bridge_find_ms: 3_000,
+            bridge_start_ms: 90_000,
+            bridge_agents_max: 1_024,
+            bridge_requests_max: 10_000,
         }
     }
 }
@@ -134,7 +150,6 @@ pub struct ConnectionId(pub u64);
 
 /// What is to be done.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "made and taken once; most are the large one")]
 pub enum Output {
     /// Send a frame to an app.
     Frame(ConnectionId, Bytes),
@@ -157,6 +172,8 @@ pub enum Output {
     },
     /// Close the window of an app.
     CloseWindow(Text),
+    /// Say this to the bridge, as the node's agent.
+    Bridge(Message),
     /// What [`Agent::apps`] or [`Agent::instances`] tell has changed.
     Changed,
 }
@@ -175,6 +192,7 @@ pub struct Agent {
     sessions: BTreeMap<SessionId, Text>,
     channels: Channels,
     peers: Peers,
+    bridge: Bridge,
     openings: BTreeMap<Text, Opening>,
     raises: BTreeMap<u64, Raise>,
     owed: BTreeMap<Text, Owed>,
@@ -201,6 +219,8 @@ enum Timer {
     Raise(u64),
     /// A request to another node is late.
     Pending(u64),
+    /// A request to the bridge is late.
+    Bridge(Text),
     /// An instance has been away.
     Return(Text),
     /// State came without its event.
@@ -219,6 +239,8 @@ enum Pending {
     Reply(Asker),
     /// A change of a channel's context, with what made it.
     Broadcast { asker: Asker, event: Text },
+    /// A change of a channel's context by the desk, which is not told of its own.
+    Cast { context: Text, event: Text, delta: Json },
     /// A channel's context that an app waits for.
     Channel { name: Text },
     /// A call to another desk: a batch.
@@ -257,6 +279,7 @@ impl Agent {
             sessions: BTreeMap::new(),
             channels: Channels::default(),
             peers: Peers::default(),
+            bridge: Bridge::default(),
             openings: BTreeMap::new(),
             raises: BTreeMap::new(),
             owed: BTreeMap::new(),
@@ -292,6 +315,7 @@ impl Agent {
                 Timer::Open(instance) => self.open_is_due(&instance),
                 Timer::Raise(id) => self.raise_is_late(id),
                 Timer::Pending(id) => self.pending_is_late(id),
+                Timer::Bridge(id) => self.bridge_is_late(&id),
                 Timer::Return(instance) => self.forget(&instance),
                 Timer::State(channel, kind) => self.state_without_event(&channel, &kind),
                 Timer::Heartbeat => {
@@ -381,6 +405,9 @@ impl Agent {
     }
 
     fn answer(&mut self, asker: &Asker, answer: Result<Json, Fault>) {
+        if bridge::is_foreign(&asker.instance) {
+            return self.answer_bridge(asker, answer);
+        }
         let stamp = self.stamp();
         let frame = match answer {
             Ok(payload) => proto_dacp::response(&asker.name, &asker.uuid, &payload, &stamp),

@@ -35,6 +35,8 @@ pub(crate) enum Place {
     Here(Text),
     /// At the desk of another node.
     There(Text),
+    /// At this agent on the bridge.
+    Bridge(Text),
 }
 
 impl Agent {
@@ -48,13 +50,14 @@ impl Agent {
         match self.place(app) {
             Err(Fault::TargetAppUnavailable) => self.answer(&asker, Err(Fault::AppNotFound)),
             Err(fault) => self.answer(&asker, Err(fault)),
+            Ok(Place::Bridge(agent)) => self.open_on_bridge(asker, &agent, app, context.as_ref()),
             Ok(Place::There(desk)) => {
                 let arguments = Object::new()
                     .text("op", "open")
                     .text("appId", &app.app_id)
                     .some("context", context.as_ref())
                     .some("metadata", metadata)
-                    .json("source", &self.source(&asker.instance))
+                    .json("source", &self.abroad(&self.source(&asker.instance)))
                     .end();
                 // As long as the app may take there, and the way.
                 let patience = self.settings.limits.open_ms + self.settings.limits.peer_ms;
@@ -86,7 +89,8 @@ impl Agent {
         let there = |node: &str| self.peers.desk_of(node).cloned().map(Place::There);
         let named = app.desktop_agent.as_deref().filter(|agent| *agent != &*self.settings.node);
         if let Some(agent) = named {
-            return there(agent).ok_or(Fault::DesktopAgentNotFound);
+            let on_bridge = || self.bridge_agent(agent).map(Place::Bridge);
+            return there(agent).or_else(on_bridge).ok_or(Fault::DesktopAgentNotFound);
         }
         let exact = self.record(&app.app_id).filter(|record| record.app_id == app.app_id);
         if let Some(record) = exact {
@@ -98,6 +102,7 @@ impl Agent {
                 None if self.peers.known_nodes.contains(host.as_bytes()) => {
                     return Err(Fault::DesktopAgentNotFound);
                 }
+                None if let Some(agent) = self.bridge_agent(host) => return Ok(Place::Bridge(agent)),
                 // The host of a directory, most likely.
                 None => {}
             }
@@ -120,6 +125,7 @@ impl Agent {
             Place::Here(app_id) => {
                 self.start_open(app_id, Opener::Person, None, crate::empty(), None);
             }
+            Place::Bridge(_) => return Err(Fault::DesktopAgentNotFound),
             Place::There(desk) => {
                 let asker = Asker { instance: Text::default(), name: "open".into(), uuid: Json::null() };
                 let arguments = Object::new().text("op", "open").text("appId", app_id).end();

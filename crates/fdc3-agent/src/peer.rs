@@ -25,7 +25,7 @@ use proto_dacp::{Fault, Object, array};
 
 use crate::document::{Cast, Slot};
 use crate::intent::INTENT;
-use crate::{Agent, Asker, Output, Pending, Timer};
+use crate::{Agent, Asker, Output, Pending, Timer, bridge};
 
 /// The method of a desk.
 pub(crate) const METHOD: &str = "deskmesh.fdc3";
@@ -217,6 +217,10 @@ impl Agent {
                 self.channels.cast(&event);
                 self.answer_done(&asker);
             }
+            Pending::Cast { context, delta, .. } => {
+                let desk = self.desk.instance.clone().unwrap_or_default();
+                self.context_updated(&context, &desk, &delta);
+            }
             _ => {}
         }
     }
@@ -225,6 +229,7 @@ impl Agent {
     pub(crate) fn refused(&mut self, pending: Pending) {
         match pending {
             Pending::Broadcast { asker, event } => self.not_cast(&asker, &event),
+            Pending::Cast { event, .. } => self.channels.cast(&event),
             Pending::Reply(asker) => self.answer(&asker, Err(Fault::AccessDenied)),
             Pending::Channel { name } => self.channel_refused(&name),
             Pending::Context(name) => {
@@ -417,6 +422,10 @@ impl Agent {
     /// Sends an operation to a desk, after all before. Returns whether the asker is answered later, as much
     /// waits already.
     pub(crate) fn tell_peer(&mut self, desk: &Text, op: Json, asker: Option<&Asker>) -> bool {
+        if bridge::is_foreign(desk) {
+            self.tell_bridge(desk, &op);
+            return false;
+        }
         let max = self.settings.limits.peer_queue_max;
         let Some(peer) = self.peers.desks.get_mut(desk) else { return false };
         if peer.queue.len() >= max {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_model::{Json, Text};
 use proto_dacp::{Fault, Object};
 
+use crate::bridge::{desk_of, is_foreign};
 use crate::channel::{Channel, Kind, Listener};
 use crate::document::{Cast, Slot};
 use crate::{Agent, Asker};
@@ -27,7 +28,7 @@ pub(crate) struct Private {
     left: BTreeSet<Text>,
     /// What was broadcast, one per type, the newest last.
     slots: Vec<Slot>,
-    /// Which types members elsewhere listen for, by listener; only at the host.
+    /// Which types members elsewhere listen for, by listener; only at the host, and of those on the bridge.
     elsewhere: BTreeMap<Text, (Text, Option<Text>)>,
 }
 
@@ -117,9 +118,9 @@ impl Agent {
     /// Lets an app use a private channel, because somebody who may has handed it over.
     pub(crate) fn add_member(&mut self, id: &Text, instance: &Text, desk: Option<&Text>) {
         let Some(private) = self.private_mut(id) else { return };
-        private.members.insert(instance.clone(), desk.cloned());
+        private.members.insert(instance.clone(), desk.cloned().or_else(|| desk_of(instance)));
         if let Some(host) = private.host.clone() {
-            let desk = desk.or(self.desk.instance.as_ref()).cloned();
+            let desk = desk.filter(|desk| !is_foreign(desk)).or(self.desk.instance.as_ref()).cloned();
             let op = self
                 .private_op("member", id)
                 .text("instance", instance)
@@ -139,7 +140,7 @@ impl Agent {
             display: None,
         });
         if let Kind::Private(private) = &mut channel.kind {
-            private.members.insert(instance.clone(), None);
+            private.members.insert(instance.clone(), desk_of(instance));
         }
     }
 
@@ -164,9 +165,8 @@ impl Agent {
         if let Some(host) = host {
             let op = self.deed_op("did", id, by, deed).some_text("listener", listener.map(|id| &**id)).end();
             self.tell_peer(&host, op, None);
-        } else {
-            self.relay_deed(id, by, deed);
         }
+        self.relay_deed(id, by, deed);
         if *deed == Deed::Disconnected {
             self.end_private(id);
         }
@@ -178,7 +178,7 @@ impl Agent {
     }
 
     /// Tells the members here that listen for such events.
-    fn tell_deed(&mut self, id: &Text, by: &Text, deed: &Deed) {
+    pub(crate) fn tell_deed(&mut self, id: &Text, by: &Text, deed: &Deed) {
         // Clients filter by themselves, and some ask for all kinds under the name of one.
         let listens = |app: &crate::app::App| app.events.values().any(|channel| channel.as_ref() == Some(id));
         let to: Vec<Text> = self
@@ -197,7 +197,7 @@ impl Agent {
         }
     }
 
-    /// As the host: tells the agents of members elsewhere.
+    /// As the host: tells the agents of members elsewhere. Others tell those on their bridge.
     fn relay_deed(&mut self, id: &Text, by: &Text, deed: &Deed) {
         for desk in self.desks_of(id, by) {
             let op = self.deed_op("event", id, by, deed).end();
@@ -219,7 +219,9 @@ impl Agent {
     fn end_private(&mut self, id: &Text) {
         let Some(private) = self.channels.by_id.get(id).and_then(Channel::private) else { return };
         // Of a channel that lives elsewhere not all members are known here.
-        let left = |instance: &Text| private.host.is_none() && private.left.contains(instance);
+        let left = |instance: &Text| {
+            (private.host.is_none() || is_foreign(instance)) && private.left.contains(instance)
+        };
         let gone = |instance: &Text, desk: &Option<Text>| {
             left(instance) || (desk.is_none() && !self.is_connected(instance))
         };
@@ -239,23 +241,59 @@ impl Agent {
         let source = self.source(&asker.instance);
         let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata };
         let slot = Slot { kind, context, cast: Some(cast) };
+        if !self.cast_private(id, &slot, &asker.instance, Some(asker)) {
+            self.answer_done(asker);
+        }
+    }
+
+    /// Tells a context to the other members. Returns whether its sender is answered later.
+    pub(crate) fn cast_private(&mut self, id: &Text, slot: &Slot, by: &Text, asker: Option<&Asker>) -> bool {
         let host = self.private_mut(id).and_then(|private| {
-            private.keep(&slot);
+            private.keep(slot);
             private.host.clone()
         });
-        self.deliver_private(id, &slot, &asker.instance);
-        let desks = match host {
-            Some(host) => BTreeSet::from([host]),
-            None => self.listening_desks(id, &asker.instance, &slot.kind),
-        };
+        self.deliver_private(id, slot, by);
+        let mut desks = self.listening_desks(id, by, &slot.kind);
+        desks.extend(host);
         // Where much waits already, so does the sender: until one of them has taken it.
         let mut waits = false;
         for desk in desks {
-            waits |= self.tell_cast(id, &slot, &asker.instance, &desk, (!waits).then_some(asker));
+            waits |= self.tell_cast(id, slot, by, &desk, asker.filter(|_| !waits));
         }
-        if !waits {
-            self.answer_done(asker);
-        }
+        waits
+    }
+
+    /// Does what a member on the bridge has done.
+    pub(crate) fn did_elsewhere(&mut self, id: &Text, by: &Text, deed: &Deed) {
+        let max = self.settings.limits.listeners_max;
+        let listener = match deed {
+            Deed::Listens(_) => Some(self.ids.uuid()),
+            _ => None,
+        };
+        let Some(private) = self.private_mut(id) else { return };
+        let is_own = |(of, _): &&(Text, Option<Text>)| of == by;
+        let listener = match deed {
+            Deed::Listens(kind) => {
+                if private.elsewhere.values().filter(is_own).count() >= max {
+                    return;
+                }
+                listener.inspect(|listener| {
+                    private.elsewhere.insert(listener.clone(), (by.clone(), kind.clone()));
+                })
+            }
+            Deed::Unsubscribed(kind) => {
+                let same = |entry: &(&Text, &(Text, Option<Text>))| entry.1.0 == *by && entry.1.1 == *kind;
+                let listener = private.elsewhere.iter().find(same).map(|(listener, _)| listener.clone());
+                let Some(listener) = listener else { return };
+                private.elsewhere.remove(&listener);
+                Some(listener)
+            }
+            Deed::Disconnected => {
+                private.elsewhere.retain(|_, (of, _)| of != by);
+                None
+            }
+        };
+        self.did(id, by, deed, listener.as_ref());
     }
 
     fn tell_cast(&mut self, id: &Text, slot: &Slot, by: &Text, desk: &Text, asker: Option<&Asker>) -> bool {
@@ -271,7 +309,7 @@ impl Agent {
         self.tell_peer(desk, op, asker)
     }
 
-    /// As the host: returns the desks where somebody listens for a type.
+    /// As the host: returns the desks where somebody listens for a type. Of others, those on the bridge.
     fn listening_desks(&self, id: &Text, but: &Text, kind: &str) -> BTreeSet<Text> {
         let Some(private) = self.channels.by_id.get(id).and_then(Channel::private) else {
             return BTreeSet::new();
@@ -388,6 +426,7 @@ impl Agent {
             ("event", Some(by)) if !is_host => {
                 if let Some(deed) = text("deed").and_then(|word| Deed::of_word(&word, text("type"))) {
                     self.tell_deed(&id, &by, &deed);
+                    self.relay_deed(&id, &by, &deed);
                 }
             }
             ("cast", Some(by)) => {
@@ -404,11 +443,9 @@ impl Agent {
                     private.keep(&slot);
                 }
                 self.deliver_private(&id, &slot, &by);
-                if is_host {
-                    for other in self.listening_desks(&id, &by, &slot.kind) {
-                        if other != *desk {
-                            self.tell_cast(&id, &slot, &by, &other, None);
-                        }
+                for other in self.listening_desks(&id, &by, &slot.kind) {
+                    if other != *desk {
+                        self.tell_cast(&id, &slot, &by, &other, None);
                     }
                 }
             }

@@ -1,10 +1,11 @@
 //! What connected apps ask for.
 
 use bytes::Bytes;
-use mesh_model::{JsonError, Text};
+use mesh_model::{Json, JsonError, Text};
 use proto_dacp::{AppRef, Fault, Object, Request, array};
 
 use crate::app::IntentListener;
+use crate::bridge::is_foreign;
 use crate::channel::{Channel, Kind, Listener};
 use crate::open::Place;
 use crate::peer::Ask;
@@ -135,15 +136,20 @@ impl Agent {
                     return Err(Fault::NoChannelFound);
                 }
                 let id = self.new_listener(me)?;
-                self.app_mut(me)?.events.insert(id.clone(), Some(channel));
+                self.app_mut(me)?.events.insert(id.clone(), Some(channel.clone()));
                 self.answer(asker, Ok(Object::new().text("listenerUUID", &id).end()));
+                self.events_of_private(&channel, me, true);
             }
             Request::EventListenerUnsubscribe { listener }
             | Request::PrivateChannelUnsubscribeEventListener { listener } => {
-                if self.app_mut(me)?.events.remove(&listener).is_none() {
+                let gone = self.app_mut(me)?.events.remove(&listener);
+                if gone.is_none() {
                     self.not_anothers(&listener, me)?;
                 }
                 self.answer_done(asker);
+                if let Some(channel) = gone.flatten() {
+                    self.events_of_private(&channel, me, false);
+                }
             }
             Request::PrivateChannelDisconnect { channel } => {
                 if !self.may_use(&channel, me, false)? {
@@ -296,6 +302,12 @@ impl Agent {
                 }
             }
         };
+        if app.desktop_agent.is_some()
+            && let Ok(Place::Bridge(agent)) = self.place(&app)
+        {
+            self.metadata_on_bridge(asker, &agent, &app);
+            return Ok(());
+        }
         let metadata = match &app.instance_id {
             Some(instance) if self.is_connected(instance) => {
                 let app_id = self.apps[instance].app_id.clone();
@@ -312,6 +324,10 @@ impl Agent {
                 }
             }
             None => match self.place(&app)? {
+                Place::Bridge(agent) => {
+                    self.metadata_on_bridge(asker, &agent, &app);
+                    return Ok(());
+                }
                 Place::Here(id) => {
                     let record = self.record(&id).ok_or(Fault::TargetAppUnavailable)?;
                     record.metadata.clone()
@@ -347,11 +363,20 @@ impl Agent {
                 found.push(app_identifier(&app_id, Some(&server.instance), server.node.as_deref()));
             }
         }
-        if found.is_empty() && known.is_none() && self.peers.record(&app_id).is_none() {
-            return Err(Fault::NoAppsFound);
+        let is_unknown = found.is_empty() && known.is_none() && self.peers.record(&app_id).is_none();
+        let found = match is_unknown && !is_foreign(&asker.instance) {
+            true => Err(Fault::NoAppsFound),
+            false => Ok(found),
+        };
+        if let Some(found) = self.instances_on_bridge(asker, app, found) {
+            self.answer_instances(asker, found);
         }
-        self.answer(asker, Ok(Object::new().json("appIdentifiers", &array(&found)).end()));
         Ok(())
+    }
+
+    pub(crate) fn answer_instances(&mut self, asker: &Asker, found: Result<Vec<Json>, Fault>) {
+        let answer = found.map(|found| Object::new().json("appIdentifiers", &array(&found)).end());
+        self.answer(asker, answer);
     }
 
     fn current_of_private(&mut self, asker: &Asker, id: &Text, kind: Option<&str>) {

@@ -72,6 +72,8 @@ pub const KEYS: &[Key] = &[
     Key { path: "fdc3.directory_token", kind: Kind::Secret },
     Key { path: "fdc3.directory_refresh_s", kind: Kind::Count },
     Key { path: "fdc3.user", kind: Kind::Name },
+    Key { path: "fdc3.bridge", kind: Kind::Switch },
+    Key { path: "fdc3.bridge_port", kind: Kind::CountTo(BRIDGE_PORT_MAX) },
     Key { path: "streams.slow_subscribers", kind: Kind::Rules(List::SlowSubscribers) },
     Key { path: "telemetry.otlp_endpoint", kind: Kind::Endpoint },
     Key { path: "telemetry.sample_ratio", kind: Kind::Ratio },
@@ -580,6 +582,9 @@ fn is_address(host: &str) -> bool {
 fn is_port(text: &str) -> bool {
     !text.starts_with(['0', '+']) && text.parse::<u16>().is_ok()
 }
+
+/// The first port of bridges, with 100 more behind it.
+const BRIDGE_PORT_MAX: u64 = 65_435;
 
 const PREFIX: &str = "DESKMESH_";
 

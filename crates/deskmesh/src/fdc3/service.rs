@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use super::launch::{Credentials, launch};
 use super::launcher::Launchers;
 use crate::config::{Config, LimitsConfig};
+use crate::fdc3_bridge::BridgeHandle;
 use crate::gateway::Gateway;
 use crate::local::websocket::CloseWith;
 use crate::outbox::{Item, Outbox, Taken};
@@ -50,6 +51,8 @@ pub(crate) struct Desktop {
     /// When the agent's next timer is due; its task is woken when that is sooner than it knew.
     timer_at: AtomicU64,
     timer_wake: Notify,
+    /// The bridge, while this agent takes part in one.
+    bridge: Mutex<Option<BridgeHandle>>,
     itself: Weak<Self>,
 }
 
@@ -76,7 +79,7 @@ impl Fdc3 {
     pub(crate) fn set_directory(&self, directory: watch::Receiver<Arc<Directory>>) {
         let is_empty = directory.borrow().iter().len() == 0;
         let _ = self.directory.set(directory);
-        if !is_empty || !self.config.fdc3.directories.is_empty() {
+        if !is_empty || !self.config.fdc3.directories.is_empty() || self.config.fdc3.bridge {
             self.desktop(None);
         }
     }
@@ -138,9 +141,13 @@ impl Fdc3 {
             websocket_url,
             timer_at: AtomicU64::new(u64::MAX),
             timer_wake: Notify::new(),
+            bridge: Mutex::default(),
             itself: itself.clone(),
         });
         desktop.with(|_| ());
+        if is_usual && self.config.fdc3.bridge {
+            super::bridge::start(&desktop, &self.config);
+        }
         tokio::spawn(desktop.clone().run(session, directory));
         Some(desktop)
     }
@@ -241,6 +248,15 @@ impl Desktop {
         self.connections.remove(&connection);
     }
 
+    /// Takes part in a bridge from now on, or no longer.
+    pub(crate) fn set_bridge(&self, bridge: Option<BridgeHandle>) {
+        *self.bridge() = bridge;
+    }
+
+    fn bridge(&self) -> MutexGuard<'_, Option<BridgeHandle>> {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Agent> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,6 +286,7 @@ impl Desktop {
             if let Some(with) = self.outbox.closed() {
                 // The node shuts down, or this agent was too slow, which it must not be.
                 tracing::info!(user = %self.user, reason = %with.reason, "desktop agent ended");
+                self.set_bridge(None);
                 let open: Vec<ConnectionId> = self.connections.iter().map(|entry| *entry.key()).collect();
                 for connection in open {
                     if let Some((_, outbox)) = self.connections.remove(&connection) {
@@ -310,6 +327,11 @@ impl Desktop {
                     if !self.start_app(&instance, &secret, &record) {
                         let now = self.now();
                         agent.launched(&instance, false, now);
+                    }
+                }
+                Output::Bridge(message) => {
+                    if let Some(bridge) = &*self.bridge() {
+                        bridge.say(message);
                     }
                 }
                 Output::CloseWindow(instance) => self.launchers.close_window(&instance),
