@@ -480,7 +480,13 @@ impl Agent {
     /// Tells a context to all listeners here that are not the sender's.
     fn deliver(&mut self, id: &Text, slot: &Slot, from: Option<&Text>) {
         self.cast_to_bridge(id, slot, from);
-        self.deliver_to(id, slot, from, |listener| listener.takes(&slot.kind));
+        let mut slot = slot.clone();
+        // What is kept of a broadcast on the bridge has the name that other nodes need.
+        if let (Some(cast), Some(source)) = (&mut slot.cast, from.and_then(|from| self.foreign_source(from)))
+        {
+            cast.source = source;
+        }
+        self.deliver_to(id, &slot, from, |listener| listener.takes(&slot.kind));
     }
 
     fn deliver_to(&mut self, id: &Text, slot: &Slot, from: Option<&Text>, takes: impl Fn(&Listener) -> bool) {

@@ -254,7 +254,7 @@ impl Agent {
         });
         self.deliver_private(id, slot, by);
         let mut desks = self.listening_desks(id, by, &slot.kind);
-        desks.extend(host);
+        desks.extend(host.filter(|host| desk_of(by).as_ref() != Some(host)));
         // Where much waits already, so does the sender: until one of them has taken it.
         let mut waits = false;
         for desk in desks {

@@ -1,0 +1,312 @@
+// Apps of nodes, and desktop agents of other makers on the bridges of these nodes.
+//
+//   node bridge.mjs --a ws://…/fdc3 --bridge-a ws://… [--b ws://…/fdc3 --bridge-b ws://…] [--only TEXT]
+//
+// The nodes need the directory that `headless.mjs --write-directory` writes, and hold bridges of their own
+// (`fdc3.bridge`). The agents are those of `../bridge`. Ends with 0 if every check went well.
+
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import { Agent, pause } from '../bridge/agent.mjs';
+import { connect } from './lib/client.mjs';
+import { urlOf } from './lib/directory.mjs';
+
+const { values: flags } = parseArgs({
+  options: {
+    a: { type: 'string' },
+    b: { type: 'string' },
+    'bridge-a': { type: 'string' },
+    'bridge-b': { type: 'string' },
+    lib: { type: 'string', default: 'old' },
+    only: { type: 'string', default: '' },
+  },
+});
+const QUESTION = { type: 'x.question', q: 21 };
+const kept = [];
+
+/** Connects an app to a node. */
+async function app(place, appId) {
+  const client = await connect(flags.lib, flags[place], { identityUrl: urlOf(appId) });
+  kept.push(() => client.kill());
+  return client;
+}
+
+/** Has an agent join the bridge of a node. */
+async function agent(place, name, handlers = {}, options = {}) {
+  const joined = await Agent.join(flags[`bridge-${place}`], `${name}-${randomUUID().slice(0, 8)}`, { handlers, ...options });
+  kept.push(() => joined.cut());
+  return joined;
+}
+
+/** Waits until something is so. */
+async function until(isSo, what = String(isSo)) {
+  for (const deadline = Date.now() + 10_000; Date.now() < deadline; await pause(20)) {
+    const value = await isSo();
+    if (value) return value;
+  }
+  throw new Error(`never: ${what}`);
+}
+
+/** What an app is told of who broadcasts, by context: the oldest library keeps that to itself. */
+function sources(client) {
+  const told = [];
+  const filter = ({ type }) => type === 'broadcastEvent';
+  client.messaging.register({ id: randomUUID(), filter, action: ({ payload }) => told.push([payload.context, payload.originatingApp]) });
+  return told;
+}
+
+/** What the agents of other makers do with intents: they have one app that handles `Ask`. */
+function handlesAsk(instanceId, result) {
+  const found = (to) => ({ appId: 'foreign', instanceId, title: 'An app elsewhere', desktopAgent: to.name });
+  const mine = (request) => request.payload.intent === 'Ask';
+  return {
+    findIntentRequest: (request, to) => to.answer(request, {
+      appIntent: { intent: { name: request.payload.intent, displayName: 'Ask away' }, apps: mine(request) ? [found(to)] : [] },
+    }),
+    findIntentsByContextRequest: (request, to) => to.answer(request, {
+      appIntents: request.payload.context.type === 'x.ask' ? [{ intent: { name: 'Ask', displayName: 'Ask away' }, apps: [found(to)] }] : [],
+    }),
+    findInstancesRequest: (request, to) => to.answer(request, { appIdentifiers: request.payload.app.appId === 'foreign' ? [found(to)] : [] }),
+    getAppMetadataRequest: (request, to) => to.answer(request, { appMetadata: found(to) }),
+    openRequest: (request, to) => to.answer(request, { appIdentifier: found(to) }),
+    raiseIntentRequest: (request, to) => {
+      to.answer(request, { intentResolution: { intent: request.payload.intent, source: found(to) } });
+      const intentResult = result?.(request, to);
+      if (intentResult) to.answer(request, { intentResult }, 'raiseIntentResultResponse');
+    },
+  };
+}
+
+const source = (of, instanceId) => ({ desktopAgent: of.name, appId: 'foreign', instanceId });
+
+/** Raises an intent from an app of an agent at an app of the node, and returns the answer and its result. */
+async function raise(of, instanceId, intent, target) {
+  const node = of.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
+  const destination = { desktopAgent: node };
+  const uuid = of.send('raiseIntentRequest', { intent, context: QUESTION, app: { ...target, desktopAgent: node } }, { source: source(of, instanceId), destination });
+  const answer = await of.answerTo(uuid);
+  const result = () => of.got((message) => message.type === 'raiseIntentResultResponse' && message.meta.requestUuid === uuid, 'the result');
+  return { answer, result, node };
+}
+
+/** Broadcasts of an agent's log, on one channel. */
+const casts = (of, channelId) => of.all('broadcastRequest').filter((message) => message.payload.channelId === channelId).map((message) => message.payload.context);
+
+const checks = {
+  'getInfo says that there is a bridge': async () => {
+    const one = await app('a', 'test-one');
+    assert.equal((await one.agent.getInfo()).optionalFeatures.DesktopAgentBridging, true);
+  },
+
+  'broadcasts go both ways, once': async () => {
+    const [one, other] = [await app('a', 'test-one'), await agent('a', 'other')];
+    const name = `prices-${randomUUID()}`;
+    const channel = await one.agent.getOrCreateChannel(name);
+    const seen = sources(one);
+    await channel.addContextListener(null, () => {});
+    for (let n = 0; n < 100; n += 1) other.send('broadcastRequest', { channelId: name, context: { type: 'x.price', n } }, { source: source(other, 'i1') });
+    await until(() => seen.length >= 100);
+    for (let n = 0; n < 100; n += 1) await channel.broadcast({ type: 'x.answer', n });
+    await until(() => casts(other, name).length >= 100);
+    await pause(500);
+    assert.deepEqual(seen.map(([context]) => context.n), [...Array(100).keys()]);
+    assert.deepEqual(casts(other, name).map((context) => context.n), [...Array(100).keys()]);
+    assert.deepEqual(seen[0][1], { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
+    assert.deepEqual(await channel.getCurrentContext('x.price'), { type: 'x.price', n: 99 });
+    const { source: from } = other.all('broadcastRequest').at(-1).meta;
+    assert.equal(from.appId, 'test-one');
+    assert.equal(from.instanceId, one.id.instanceId);
+  },
+
+  'what is on channels is known to who joins, and taken from who brings it': async () => {
+    const one = await app('a', 'test-one');
+    const [known, brought] = [`known-${randomUUID()}`, `brought-${randomUUID()}`];
+    await (await one.agent.getOrCreateChannel(known)).broadcast({ type: 'x.price', n: 1 });
+    const there = await one.agent.getOrCreateChannel(brought);
+    const seen = [];
+    await there.addContextListener('x.price', (context) => seen.push(context));
+    const other = await agent('a', 'other', {}, { channelsState: { [brought]: [{ type: 'x.price', n: 2 }] } });
+    assert.deepEqual(other.update.payload.channelsState[known], [{ type: 'x.price', n: 1 }]);
+    await until(() => seen.length);
+    assert.deepEqual(seen, [{ type: 'x.price', n: 2 }]);
+    assert.deepEqual(await there.getCurrentContext('x.price'), { type: 'x.price', n: 2 });
+  },
+
+  'apps find those of an agent on the bridge': async () => {
+    const one = await app('a', 'test-one');
+    await assert.rejects(one.agent.findIntent('Ask'), /NoAppsFound/);
+    const other = await agent('a', 'other', handlesAsk('i1'));
+    const found = await one.agent.findIntent('Ask');
+    assert.equal(found.intent.displayName, 'Ask away');
+    assert.deepEqual(found.apps.map((one) => [one.appId, one.instanceId, one.desktopAgent]), [['foreign', 'i1', other.name]]);
+    const mixed = await one.agent.findIntent('GetPrice');
+    assert.ok(mixed.apps.every((one) => one.appId === 'test-quoter' && !one.desktopAgent));
+    const byContext = await one.agent.findIntentsByContext({ type: 'x.ask' });
+    assert.deepEqual(byContext.map(({ intent, apps }) => [intent.name, apps.length]), [['Ask', 1]]);
+    const instances = await one.agent.findInstances({ appId: 'foreign' });
+    assert.deepEqual(instances.map((one) => one.desktopAgent), [other.name]);
+    assert.equal((await one.agent.getAppMetadata(instances[0])).title, 'An app elsewhere');
+    assert.equal((await one.agent.open({ appId: `foreign@${other.name}` })).desktopAgent, other.name);
+    other.cut();
+    await until(async () => one.agent.findIntent('Ask').then(() => false, () => true));
+  },
+
+  'an app raises an intent at an agent on the bridge': async () => {
+    const one = await app('a', 'test-one');
+    const other = await agent('a', 'other', handlesAsk('i1', ({ payload }) => ({ context: { type: 'x.price', value: payload.context.q * 2 } })));
+    const resolution = await one.agent.raiseIntent('Ask', QUESTION);
+    assert.equal(resolution.source.desktopAgent, other.name);
+    assert.deepEqual(await resolution.getResult(), { type: 'x.price', value: 42 });
+    const named = await one.agent.raiseIntent('Ask', QUESTION, { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
+    assert.deepEqual(await named.getResult(), { type: 'x.price', value: 42 });
+    assert.equal(other.all('raiseIntentRequest')[0].meta.source.instanceId, one.id.instanceId);
+  },
+
+  'a result that never comes ends with its agent': async () => {
+    const one = await app('a', 'test-one');
+    const other = await agent('a', 'other', handlesAsk('i1'));
+    const resolution = await one.agent.raiseIntent('Ask', QUESTION);
+    other.cut();
+    assert.equal(await resolution.getResult().catch(() => undefined), undefined);
+  },
+
+  'an agent on the bridge finds, and raises an intent': async () => {
+    const [quoter, other] = [await app('a', 'test-quoter'), await agent('a', 'other')];
+    let from;
+    await quoter.agent.addIntentListener('GetPrice', async ({ q }, metadata) => {
+      from = metadata.source;
+      return { type: 'x.price', value: q * 2 };
+    });
+    const { payload } = await other.ask('findIntentRequest', { intent: 'GetPrice' }, { source: source(other, 'i1') });
+    const target = payload.appIntent.apps.find((one) => one.instanceId === quoter.id.instanceId);
+    const { answer, result, node } = await raise(other, 'i1', 'GetPrice', { appId: target.appId, instanceId: target.instanceId });
+    assert.equal(target.desktopAgent, node);
+    assert.deepEqual(answer.payload.intentResolution.source, { appId: 'test-quoter', instanceId: quoter.id.instanceId, desktopAgent: node });
+    assert.deepEqual((await result()).payload, { intentResult: { context: { type: 'x.price', value: 42 } } });
+    assert.deepEqual(from, { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
+    for (const [app, error] of [[{ appId: 'nobody' }, 'TargetAppUnavailable'], [{ appId: 'test-quoter', instanceId: 'nobody' }, 'TargetInstanceUnavailable']]) {
+      assert.equal((await raise(other, 'i1', 'GetPrice', app)).answer.payload.error, error);
+    }
+    const metadata = await other.ask('getAppMetadataRequest', { app: { appId: 'test-one', desktopAgent: node } }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+    assert.equal(metadata.payload.appMetadata.title, 'Test test-one');
+    const opened = await other.ask('openRequest', { app: { appId: 'nobody', desktopAgent: node } }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+    assert.equal(opened.payload.error, 'AppNotFound');
+  },
+
+  'a private channel of an app is used by an agent on the bridge': () => streams('a'),
+
+  'a private channel of an agent on the bridge is used by an app': async () => {
+    const one = await app('a', 'test-one');
+    const id = `private-${randomUUID()}`;
+    const other = await agent('a', 'other', handlesAsk('i1', () => ({ channel: { id, type: 'private' } })));
+    const node = other.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
+    const channel = await (await one.agent.raiseIntent('Ask', QUESTION)).getResult();
+    assert.equal(channel.id, id);
+    const [seen, gone] = [[], []];
+    channel.onDisconnect(() => gone.push(1));
+    await channel.addContextListener('x.price', ({ n }) => seen.push(n));
+    const added = await other.got(({ type }) => type === 'PrivateChannel.onAddContextListener');
+    assert.deepEqual(added.payload, { channelId: id, contextType: 'x.price' });
+    await until(() => other.all('PrivateChannel.eventListenerAdded').some(({ payload }) => payload.listenerType === 'onDisconnect'));
+    const say = (type, payload) => other.send(`PrivateChannel.${type}`, { channelId: id, ...payload }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+    for (let n = 0; n < 50; n += 1) say('broadcast', { context: { type: 'x.price', n } });
+    await until(() => seen.length >= 50);
+    assert.deepEqual(seen, [...Array(50).keys()]);
+    await channel.broadcast({ type: 'x.answer' });
+    assert.deepEqual((await other.got(({ type }) => type === 'PrivateChannel.broadcast')).payload.context, { type: 'x.answer' });
+    say('onDisconnect', {});
+    await until(() => gone.length);
+    await channel.disconnect();
+    await other.got(({ type }) => type === 'PrivateChannel.onUnsubscribe');
+    await other.got(({ type }) => type === 'PrivateChannel.onDisconnect');
+  },
+
+  ...flags.b && {
+    'two nodes: a broadcast on one bridge is heard by the other, once': async () => {
+      const [here, there] = [await agent('a', 'here'), await agent('b', 'there')];
+      const [one, two] = [await app('a', 'test-one'), await app('b', 'test-two')];
+      const name = `prices-${randomUUID()}`;
+      const seen = { one: sources(one), two: sources(two) };
+      for (const client of [one, two]) await (await client.agent.getOrCreateChannel(name)).addContextListener(null, () => {});
+      // The nodes may not know of each other's interest yet.
+      await until(async () => {
+        await (await one.agent.getOrCreateChannel(name)).broadcast({ type: 'x.first' });
+        return seen.two.length;
+      });
+      const prices = (list) => list.filter(([{ type }]) => type === 'x.price').map(([{ n }]) => n);
+      for (let n = 0; n < 100; n += 1) here.send('broadcastRequest', { channelId: name, context: { type: 'x.price', n } }, { source: source(here, 'i1') });
+      const heard = () => casts(there, name).filter(({ type }) => type === 'x.price').map(({ n }) => n);
+      await until(() => prices(seen.one).length >= 100 && prices(seen.two).length >= 100 && heard().length >= 100);
+      await pause(2000);
+      const all = [...Array(100).keys()];
+      assert.deepEqual([prices(seen.one), prices(seen.two), heard()], [all, all, all]);
+      assert.deepEqual(casts(here, name).filter(({ type }) => type === 'x.price'), []);
+      assert.equal(seen.two.at(-1)[1].desktopAgent, `${here.name}@desk-a`);
+      assert.equal(there.all('broadcastRequest').at(-1).meta.source.appId, `foreign@${here.name}@desk-a`);
+    },
+
+    'two nodes: an agent on one bridge finds an app of the other node, and raises an intent': async () => {
+      const [quoter, other] = [await app('b', 'test-quoter'), await agent('a', 'other')];
+      await quoter.agent.addIntentListener('GetPrice', async ({ q }) => ({ type: 'x.price', value: q * 2 }));
+      const target = await until(async () => {
+        const { payload } = await other.ask('findIntentRequest', { intent: 'GetPrice' }, { source: source(other, 'i1') });
+        return payload.appIntent?.apps.find((one) => one.instanceId === quoter.id.instanceId);
+      });
+      assert.equal(target.appId, 'test-quoter@desk-b');
+      const { answer, result, node } = await raise(other, 'i1', 'GetPrice', { appId: target.appId, instanceId: target.instanceId });
+      assert.deepEqual(answer.payload.intentResolution.source, { appId: 'test-quoter@desk-b', instanceId: quoter.id.instanceId, desktopAgent: node });
+      assert.deepEqual((await result()).payload, { intentResult: { context: { type: 'x.price', value: 42 } } });
+    },
+
+    'two nodes: a private channel of an app is used by an agent on the other bridge': () => streams('b', 'test-quoter@desk-b'),
+  },
+};
+
+/** An app at `place` answers an agent on the bridge of a with a private channel. */
+async function streams(place, appId = 'test-quoter') {
+  const [quoter, other] = [await app(place, 'test-quoter'), await agent('a', 'other')];
+  const seen = { listens: [], unsubscribes: [], disconnects: 0, contexts: [] };
+  let channel;
+  await quoter.agent.addIntentListener('Stream', async () => {
+    channel = await quoter.agent.createPrivateChannel();
+    channel.onAddContextListener((type) => seen.listens.push(type));
+    channel.onUnsubscribe((type) => seen.unsubscribes.push(type));
+    channel.onDisconnect(() => { seen.disconnects += 1; });
+    await channel.addContextListener(null, ({ n }) => seen.contexts.push(n));
+    return channel;
+  });
+  // At another node the app is known a moment later.
+  const { result, node } = await until(async () => {
+    const raised = await raise(other, 'i1', 'Stream', { appId, instanceId: quoter.id.instanceId });
+    return raised.answer.payload.error ? undefined : raised;
+  });
+  const { id, type } = (await result()).payload.intentResult.channel;
+  assert.equal(type, 'private');
+  const say = (what, payload) => other.send(`PrivateChannel.${what}`, { channelId: id, ...payload }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+  say('eventListenerAdded', { listenerType: 'onUnsubscribe' });
+  say('onAddContextListener', { contextType: 'x.price' });
+  await until(() => seen.listens.length);
+  for (let n = 0; n < 50; n += 1) await channel.broadcast({ type: 'x.price', n });
+  await channel.broadcast({ type: 'x.unheard' });
+  await until(() => other.all('PrivateChannel.broadcast').length >= 50);
+  for (let n = 0; n < 50; n += 1) say('broadcast', { context: { type: 'x.question', n } });
+  await until(() => seen.contexts.length >= 50);
+  say('onUnsubscribe', { contextType: 'x.price' });
+  say('onDisconnect', {});
+  await until(() => seen.disconnects);
+  await pause(300);
+  const numbers = [...Array(50).keys()];
+  assert.deepEqual(other.all('PrivateChannel.broadcast').map(({ payload }) => payload.context.n), numbers);
+  assert.deepEqual(seen, { listens: ['x.price'], unsubscribes: ['x.price'], disconnects: 1, contexts: numbers });
+}
+
+let failed = 0;
+for (const [name, run] of Object.entries(checks).filter(([name]) => name.includes(flags.only))) {
+  const problem = await run().then(() => undefined, (error) => error);
+  while (kept.length) kept.pop()();
+  failed += problem ? 1 : 0;
+  console.log(`${problem ? 'FAIL' : 'ok  '}  ${name}`);
+  if (problem) console.log(`      ${String(problem.stack).replaceAll('\n', '\n      ')}`);
+}
+process.exit(failed ? 1 : 0);
