@@ -9,6 +9,9 @@
 //! An app of such an agent is an instance whose id no app of the mesh can have: [`instance_of`]. So what
 //! it asks is served as if an app had asked. Its agent is a desk of that kind: [`desk_of`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_model::json::{Edit, edited};

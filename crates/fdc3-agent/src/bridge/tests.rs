@@ -1,0 +1,439 @@
+//! An agent whose node does all that it is told, and whose bridge is the test.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fdc3_directory::Directory;
+use mesh_model::limits::JsonLimits;
+use mesh_model::{Command, Event, Json, SessionId, Text};
+use proto_bridge::{Exchange, Message, MessageType, Participant};
+
+use crate::{Admission, Agent, ConnectionId, Limits, Output, Settings, Time};
+
+const DESK: SessionId = SessionId(0);
+const APPS: &str = r#"{"applications":[
+    {"appId":"one","title":"One","type":"web","details":{"url":"http://app.example/one"}},
+    {"appId":"quoter","title":"Quoter","type":"web","details":{"url":"http://app.example/quoter"},
+     "interop":{"intents":{"listensFor":{"Quote":{"contexts":["x.question"]}}}}}]}"#;
+
+struct Desktop {
+    agent: Agent,
+    now: Time,
+    /// What apps were sent.
+    frames: Vec<(ConnectionId, Json)>,
+    /// What was said to the bridge.
+    said: Vec<Message>,
+    contexts: u64,
+}
+
+fn json(text: &str) -> Json {
+    Json::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+}
+
+fn at(value: &Json, path: &str) -> String {
+    let mut value = value.clone();
+    for name in path.split('.') {
+        value = match name.parse::<usize>() {
+            Ok(index) => value.elements().unwrap()[index].clone(),
+            Err(_) => value.member(name).unwrap_or_else(|| panic!("no {path} in {value}")),
+        };
+    }
+    value.as_text().map_or_else(|| value.to_string(), |text| text.to_string())
+}
+
+fn app_of(agent: &str) -> Participant {
+    Participant {
+        desktop_agent: Some(agent.into()),
+        app_id: Some("foreign".into()),
+        instance_id: Some("i1".into()),
+    }
+}
+
+impl Desktop {
+    /// Starts an agent that takes part in a bridge under the name `own`, with another called `x`.
+    fn new() -> Self {
+        Self::with(Limits::default(), r#"{"desktopAgent":"x"}"#)
+    }
+
+    fn with(limits: Limits, others: &str) -> Self {
+        let mut directory = Directory::default();
+        directory.replace("test", fdc3_directory::parse(APPS.as_bytes()).unwrap().records);
+        let settings = Settings {
+            node: "desk-a".into(),
+            user: "ann".into(),
+            version: "1".into(),
+            secret: [1; 32],
+            instance_key: [2; 32],
+            json: JsonLimits::default(),
+            limits,
+        };
+        let now = Time { ms: 1, wall_ms: 1_700_000_000_000 };
+        let agent = Agent::new(settings, DESK, Arc::new(directory), now);
+        let mut desktop = Self { agent, now, frames: Vec::new(), said: Vec::new(), contexts: 0 };
+        desktop.settle();
+        desktop.agent.bridge_joined("own".into(), now);
+        desktop.update(others, "{}");
+        desktop
+    }
+
+    fn update(&mut self, others: &str, state: &str) {
+        let others = if others.is_empty() { String::new() } else { format!(",{others}") };
+        let payload =
+            format!(r#"{{"allAgents":[{{"desktopAgent":"own"}}{others}],"channelsState":{state}}}"#);
+        self.receive(MessageType::ConnectedAgentsUpdate, &payload, "u", None);
+    }
+
+    /// Lets the node do what it is told.
+    fn settle(&mut self) {
+        while let Some(output) = self.agent.poll_output() {
+            match output {
+                Output::Frame(connection, frame) | Output::Data(connection, frame) => {
+                    self.frames.push((connection, Json::parse(frame).unwrap()));
+                }
+                Output::Bridge(message) => self.said.push(message),
+                Output::Command(session, command) => self.obey(session, command),
+                _ => {}
+            }
+        }
+    }
+
+    fn obey(&mut self, session: SessionId, command: Command) {
+        let now = self.now;
+        match command {
+            Command::Attach { request, identity, .. } => {
+                let instance = Text::from(format!("server-{}", session.0));
+                self.agent.event(session, Event::Attached { request, instance, identity }, now);
+            }
+            Command::CreateContext { request, .. } => {
+                self.contexts += 1;
+                let context = Text::from(format!("context-{}", self.contexts));
+                self.agent.event(session, Event::ContextCreated { request, context }, now);
+            }
+            Command::UpdateContext { request, context, delta } => {
+                if session != DESK {
+                    let updater = Text::from(format!("server-{}", session.0));
+                    self.agent.event(DESK, Event::ContextUpdated { context, updater, delta }, now);
+                }
+                self.agent.event(session, Event::Done { request }, now);
+            }
+            Command::Join { request, .. } => self.agent.event(session, Event::Done { request }, now),
+            _ => {}
+        }
+    }
+
+    /// Connects an app, and returns its connection and its instance.
+    fn app(&mut self, number: u64, name: &str) -> (ConnectionId, String) {
+        let hello = format!(
+            r#"{{"type":"WCP4ValidateAppIdentity","meta":{{}},"payload":{{"identityUrl":"http://app.example/{name}"}}}}"#
+        );
+        let hello = proto_dacp::decode_hello(&Bytes::from(hello), JsonLimits::default()).unwrap();
+        let connection = ConnectionId(number);
+        let session = SessionId(number);
+        self.agent.connect(connection, session, &hello, &Admission::default(), self.now).unwrap();
+        self.settle();
+        let instance = at(&self.frames.last().unwrap().1, "payload.instanceId");
+        (connection, instance)
+    }
+
+    /// Has an app ask something, and returns what it is told, as far as it is told at once.
+    fn ask(&mut self, app: ConnectionId, name: &str, payload: &str) -> Vec<Json> {
+        let from = self.frames.len();
+        let frame = format!(r#"{{"type":"{name}","payload":{payload},"meta":{{"requestUuid":"{name}"}}}}"#);
+        self.agent.frame(app, &Bytes::from(frame), self.now).unwrap();
+        self.settle();
+        self.frames[from..].iter().filter(|(to, _)| *to == app).map(|(_, frame)| frame.clone()).collect()
+    }
+
+    fn receive(
+        &mut self,
+        message_type: MessageType,
+        payload: &str,
+        request: &str,
+        source: Option<Participant>,
+    ) {
+        let is_response = matches!(message_type, MessageType::Response(_) | MessageType::RaiseIntentResult);
+        let mut message = Message::response(Exchange::Open, request.into(), json(payload));
+        message.message_type = message_type;
+        message.meta.response = is_response.then(|| "r".into());
+        message.meta.source = source;
+        self.agent.bridge_message(message, self.now);
+        self.settle();
+    }
+
+    /// Has the agent `x` ask something, and returns what is said to the bridge.
+    fn asked(&mut self, exchange: Exchange, payload: &str) -> Vec<Message> {
+        let from = self.said.len();
+        self.receive(MessageType::Request(exchange), payload, "q", Some(app_of("x")));
+        self.said[from..].to_vec()
+    }
+
+    /// Answers what was said to the bridge last.
+    fn answer(&mut self, exchange: Exchange, payload: &str) -> Vec<Json> {
+        let from = self.frames.len();
+        let request = self.said.last().unwrap().meta.request.clone().unwrap();
+        self.receive(MessageType::Response(exchange), payload, &request, None);
+        self.frames[from..].iter().map(|(_, frame)| frame.clone()).collect()
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now.ms += ms;
+        self.agent.handle_timeout(self.now);
+        self.settle();
+    }
+}
+
+#[test]
+fn apps_of_others_stand_behind_those_of_the_mesh() {
+    let mut desktop = Desktop::new();
+    let (one, instance) = desktop.app(1, "one");
+    assert!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#).is_empty());
+    let asked = desktop.said.last().unwrap();
+    assert_eq!(asked.payload.to_string(), r#"{"intent":"Quote"}"#);
+    assert_eq!(asked.meta.source.as_ref().unwrap().instance_id.as_deref(), Some(instance.as_str()));
+    let told = desktop.answer(
+        Exchange::FindIntent,
+        r#"{"appIntent":{"intent":{"name":"Quote"},"apps":[{"appId":"foreign","desktopAgent":"x"},{"appId":"nobodys","desktopAgent":"y"}]}}"#,
+    );
+    let [told] = &told[..] else { panic!("{told:?}") };
+    let apps = told.member("payload").unwrap().member("appIntent").unwrap().member("apps").unwrap();
+    let apps: Vec<String> = apps.elements().unwrap().iter().map(|app| at(app, "appId")).collect();
+    assert_eq!(apps, ["quoter", "foreign"]);
+}
+
+#[test]
+fn without_an_answer_there_is_what_is_here() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#);
+    desktop.ask(one, "findInstancesRequest", r#"{"app":{"appId":"nobody"}}"#);
+    desktop.ask(one, "openRequest", r#"{"app":{"appId":"foreign@x"}}"#);
+    desktop.frames.clear();
+    desktop.pass(Limits::default().bridge_find_ms);
+    let told: Vec<Json> = desktop.frames.iter().map(|(_, frame)| frame.clone()).collect();
+    assert_eq!(told.len(), 2);
+    let errors: Vec<String> = told
+        .iter()
+        .filter(|told| at(told, "payload").contains("error"))
+        .map(|told| at(told, "payload.error"))
+        .collect();
+    assert_eq!(errors, ["NoAppsFound"]);
+    desktop.frames.clear();
+    desktop.pass(Limits::default().bridge_start_ms);
+    assert!(
+        desktop
+            .frames
+            .iter()
+            .any(|(_, told)| at(told, "type") == "openResponse" && at(told, "payload.error") == "ApiTimeout")
+    );
+    // What comes now is of no use.
+    assert!(
+        desktop
+            .answer(Exchange::Open, r#"{"appIdentifier":{"appId":"foreign","desktopAgent":"x"}}"#)
+            .is_empty()
+    );
+}
+
+#[test]
+fn nobody_is_asked_where_nobody_is() {
+    let mut desktop = Desktop::with(Limits::default(), "");
+    let (one, _) = desktop.app(1, "one");
+    assert_eq!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#).len(), 1);
+    assert_eq!(desktop.said.len(), 0);
+    // Nor for more than there is room for.
+    let limits = Limits { bridge_requests_max: 1, ..Limits::default() };
+    let mut desktop = Desktop::with(limits, r#"{"desktopAgent":"x"}"#);
+    let (one, _) = desktop.app(1, "one");
+    assert!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#).is_empty());
+    assert_eq!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#).len(), 1);
+}
+
+#[test]
+fn an_intent_is_raised_there_and_its_result_comes_back() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    let raise = r#"{"intent":"Ask","context":{"type":"x.ask"},"app":{"appId":"foreign","instanceId":"i1","desktopAgent":"x"}}"#;
+    assert!(desktop.ask(one, "raiseIntentRequest", raise).is_empty());
+    let request = desktop.said.last().unwrap().meta.request.clone().unwrap();
+    let told = desktop.answer(
+        Exchange::RaiseIntent,
+        r#"{"intentResolution":{"intent":"Ask","source":{"appId":"foreign","instanceId":"i1","desktopAgent":"x"}}}"#,
+    );
+    assert_eq!(at(&told[0], "payload.intentResolution.source.desktopAgent"), "x");
+    desktop.frames.clear();
+    for _ in 0..2 {
+        desktop.receive(
+            MessageType::RaiseIntentResult,
+            r#"{"intentResult":{"context":{"type":"x.b"}}}"#,
+            &request,
+            None,
+        );
+    }
+    let [(_, told)] = &desktop.frames[..] else { panic!("{:?}", desktop.frames) };
+    assert_eq!(at(told, "payload.intentResult.context.type"), "x.b");
+}
+
+#[test]
+fn an_agent_that_leaves_owes_nothing_but_an_error() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    let raise = r#"{"intent":"Ask","context":{"type":"x.ask"},"app":{"appId":"foreign","desktopAgent":"x"}}"#;
+    desktop.ask(one, "raiseIntentRequest", raise);
+    desktop.answer(
+        Exchange::RaiseIntent,
+        r#"{"intentResolution":{"intent":"Ask","source":{"appId":"foreign","desktopAgent":"x"}}}"#,
+    );
+    desktop.frames.clear();
+    desktop.update("", "{}");
+    let [(_, told)] = &desktop.frames[..] else { panic!("{:?}", desktop.frames) };
+    assert_eq!(at(told, "type"), "raiseIntentResultResponse");
+    assert_eq!(at(told, "payload.error"), "IntentHandlerRejected");
+    assert_eq!(
+        at(&desktop.ask(one, "raiseIntentRequest", raise)[0], "payload.error"),
+        "DesktopAgentNotFound"
+    );
+}
+
+#[test]
+fn an_agent_finds_and_raises_here() {
+    let mut desktop = Desktop::new();
+    let (quoter, instance) = desktop.app(1, "quoter");
+    desktop.ask(quoter, "addIntentListenerRequest", r#"{"intent":"Quote"}"#);
+    let found = desktop.asked(Exchange::FindIntent, r#"{"intent":"Quote"}"#);
+    assert_eq!(at(&found[0].payload, "appIntent.apps.1.instanceId"), instance);
+    assert_eq!(at(&found[0].payload, "appIntent.apps.1.desktopAgent"), "own");
+    let nothing = desktop.asked(Exchange::FindIntent, r#"{"intent":"Nothing"}"#);
+    assert_eq!(at(&nothing[0].payload, "appIntent.apps"), "[]");
+    desktop.frames.clear();
+    let raise = format!(
+        r#"{{"intent":"Quote","context":{{"type":"x.question"}},"app":{{"appId":"quoter","instanceId":"{instance}","desktopAgent":"own"}}}}"#
+    );
+    let said = desktop.asked(Exchange::RaiseIntent, &raise);
+    assert_eq!(at(&said[0].payload, "intentResolution.source.instanceId"), instance);
+    let (_, event) = desktop.frames[0].clone();
+    assert_eq!(at(&event, "payload.originatingApp.desktopAgent"), "x");
+    let id = at(&event, "payload.raiseIntentRequestUuid");
+    let result = format!(
+        r#"{{"raiseIntentRequestUuid":"{id}","intentEventUuid":"e","intentResult":{{"context":{{"type":"x.price"}}}}}}"#
+    );
+    desktop.ask(quoter, "intentResultRequest", &result);
+    let said = desktop.said.last().unwrap();
+    assert_eq!(
+        (said.message_type.clone(), said.meta.request.as_deref()),
+        (MessageType::RaiseIntentResult, Some("q"))
+    );
+    assert_eq!(said.payload.to_string(), r#"{"intentResult":{"context":{"type":"x.price"}}}"#);
+}
+
+#[test]
+fn all_that_agents_ask_is_answered_with_words_of_the_standard() {
+    let mut desktop = Desktop::new();
+    for (exchange, payload, error) in [
+        (Exchange::Open, r#"{"app":{"appId":"nobody"}}"#, "AppNotFound"),
+        (Exchange::Open, r#"{"app":{"appId":"one","desktopAgent":"y"}}"#, "DesktopAgentNotFound"),
+        (Exchange::Open, r#"{"app":{"appId":"one@x"}}"#, "DesktopAgentNotFound"),
+        (Exchange::GetAppMetadata, r#"{"app":{"appId":"nobody"}}"#, "TargetAppUnavailable"),
+        (
+            Exchange::RaiseIntent,
+            r#"{"intent":"Quote","context":{"type":"t"},"app":{"appId":"nobody"}}"#,
+            "TargetAppUnavailable",
+        ),
+        (
+            Exchange::RaiseIntent,
+            r#"{"intent":"Quote","context":{},"app":{"appId":"quoter"}}"#,
+            "MalformedContext",
+        ),
+        (
+            Exchange::RaiseIntent,
+            r#"{"intent":"Quote","context":{"type":"t"},"app":{"appId":"one"}}"#,
+            "NoAppsFound",
+        ),
+        (Exchange::FindIntentsByContext, r#"{"context":{}}"#, "MalformedContext"),
+    ] {
+        let said = desktop.asked(exchange, payload);
+        let [said] = &said[..] else { panic!("{payload}: {said:?}") };
+        assert_eq!(said.error().as_deref(), Some(error), "{payload}");
+    }
+    // Somebody whom the bridge has not told of.
+    let from = desktop.said.len();
+    desktop.receive(
+        MessageType::Request(Exchange::FindIntent),
+        r#"{"intent":"Quote"}"#,
+        "q",
+        Some(app_of("y")),
+    );
+    assert_eq!(desktop.said[from].error().as_deref(), Some("MalformedMessage"));
+}
+
+#[test]
+fn a_broadcast_goes_to_the_bridge_and_one_of_the_bridge_does_not() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    let (two, _) = desktop.app(2, "quoter");
+    desktop.ask(two, "getOrCreateChannelRequest", r#"{"channelId":"prices"}"#);
+    desktop.ask(two, "addContextListenerRequest", r#"{"channelId":"prices","contextType":null}"#);
+    desktop.ask(one, "getOrCreateChannelRequest", r#"{"channelId":"prices"}"#);
+    desktop.ask(one, "broadcastRequest", r#"{"channelId":"prices","context":{"type":"x.a", "n":1.0}}"#);
+    let said = desktop.said.pop().unwrap();
+    assert_eq!(said.payload.to_string(), r#"{"channelId":"prices","context":{"type":"x.a", "n":1.0}}"#);
+    assert_eq!(said.meta.source.unwrap().app_id.as_deref(), Some("one"));
+    desktop.frames.clear();
+    let said = desktop.asked(Exchange::Broadcast, r#"{"channelId":"prices","context":{"type":"x.b"}}"#);
+    assert!(said.is_empty(), "{said:?}");
+    let [(to, told)] = &desktop.frames[..] else { panic!("{:?}", desktop.frames) };
+    assert_eq!((*to, at(told, "payload.originatingApp.desktopAgent")), (two, "x".to_owned()));
+    let state = desktop.agent.bridge_channels().to_json();
+    assert_eq!(state.to_string(), r#"{"prices":[{"type":"x.b"},{"type":"x.a", "n":1.0}]}"#);
+}
+
+#[test]
+fn what_somebody_brings_is_state() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    desktop.ask(one, "getOrCreateChannelRequest", r#"{"channelId":"prices"}"#);
+    desktop.ask(one, "broadcastRequest", r#"{"channelId":"prices","context":{"type":"x.a","n":1}}"#);
+    desktop.ask(one, "addContextListenerRequest", r#"{"channelId":"prices","contextType":"x.b"}"#);
+    desktop.ask(one, "addContextListenerRequest", r#"{"channelId":"prices","contextType":"x.a"}"#);
+    desktop.frames.clear();
+    let said = desktop.said.len();
+    let state = r#"{"prices":[{"type":"x.a","n":0},{"type":"x.b"}],"new":[{"type":"x.c"}]}"#;
+    for _ in 0..2 {
+        desktop.update(r#"{"desktopAgent":"x"}"#, state);
+    }
+    assert_eq!(desktop.said.len(), said);
+    let [(_, told)] = &desktop.frames[..] else { panic!("{:?}", desktop.frames) };
+    assert_eq!(at(told, "payload.context"), r#"{"type":"x.b"}"#);
+    assert_eq!(
+        desktop.agent.bridge_channels().to_json().to_string(),
+        r#"{"new":[{"type":"x.c"}],"prices":[{"type":"x.a","n":1},{"type":"x.b"}]}"#
+    );
+}
+
+#[test]
+fn of_several_nodes_of_a_mesh_the_first_speaks() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    desktop.ask(one, "getOrCreateChannelRequest", r#"{"channelId":"prices"}"#);
+    let node = |name: &str| {
+        format!(r#"{{"desktopAgent":"{name}","deskmesh":{{"node":"{name}"}}}},{{"desktopAgent":"x"}}"#)
+    };
+    let broadcast = r#"{"channelId":"prices","context":{"type":"x.a"}}"#;
+    for (name, speaks) in [("desk-0", false), ("desk-b", true)] {
+        // One that is on the bridge, but not in the mesh, is as any other.
+        desktop.update(&node(name), "{}");
+        let said = desktop.said.len();
+        desktop.ask(one, "broadcastRequest", broadcast);
+        assert_eq!(desktop.said.len(), said + 1);
+        let identity = json(&format!(r#"{{"fdc3":{{"desk":true,"node":"{name}"}}}}"#));
+        let added = Event::InstanceAdded { instance: name.into(), identity, local: false };
+        desktop.agent.event(DESK, added, desktop.now);
+        desktop.settle();
+        let said = desktop.said.len();
+        desktop.ask(one, "broadcastRequest", broadcast);
+        assert_eq!(desktop.said.len(), said + usize::from(speaks), "{name}");
+        let said = desktop.asked(Exchange::FindIntent, r#"{"intent":"Quote"}"#);
+        assert_eq!(said[0].error().is_none(), speaks, "{name}");
+        let removed =
+            Event::InstanceRemoved { instance: name.into(), cause: mesh_model::Cause::Disconnected };
+        desktop.agent.event(DESK, removed, desktop.now);
+    }
+}
