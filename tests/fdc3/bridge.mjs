@@ -268,12 +268,13 @@ async function streams(place, appId = 'test-quoter') {
   const [quoter, other] = [await app(place, 'test-quoter'), await agent('a', 'other')];
   const seen = { listens: [], unsubscribes: [], disconnects: 0, contexts: [] };
   let channel;
+  let listener;
   await quoter.agent.addIntentListener('Stream', async () => {
     channel = await quoter.agent.createPrivateChannel();
     channel.onAddContextListener((type) => seen.listens.push(type));
     channel.onUnsubscribe((type) => seen.unsubscribes.push(type));
     channel.onDisconnect(() => { seen.disconnects += 1; });
-    await channel.addContextListener(null, ({ n }) => seen.contexts.push(n));
+    listener = await channel.addContextListener(null, ({ n }) => seen.contexts.push(n));
     return channel;
   });
   // At another node the app is known a moment later.
@@ -292,10 +293,14 @@ async function streams(place, appId = 'test-quoter') {
   await until(() => other.all('PrivateChannel.broadcast').length >= 50);
   for (let n = 0; n < 50; n += 1) say('broadcast', { context: { type: 'x.question', n } });
   await until(() => seen.contexts.length >= 50);
+  await listener.unsubscribe();
+  await other.got(({ type }) => type === 'PrivateChannel.onUnsubscribe');
   say('onUnsubscribe', { contextType: 'x.price' });
   say('onDisconnect', {});
   await until(() => seen.disconnects);
   await pause(300);
+  const told = other.log.filter(({ type }) => /^PrivateChannel.on/.test(type)).map(({ type, payload }) => [type, payload]);
+  assert.deepEqual(told, [['PrivateChannel.onUnsubscribe', { channelId: id, contextType: null }]]);
   const numbers = [...Array(50).keys()];
   assert.deepEqual(other.all('PrivateChannel.broadcast').map(({ payload }) => payload.context.n), numbers);
   assert.deepEqual(seen, { listens: ['x.price'], unsubscribes: ['x.price'], disconnects: 1, contexts: numbers });
