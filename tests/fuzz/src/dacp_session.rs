@@ -63,6 +63,8 @@ struct World {
     /// The io.Connect app, at the first node.
     io: SessionId,
     asked: BTreeMap<Text, Asked>,
+    /// What they asked over earlier connections: it may be answered, and need not.
+    former: BTreeMap<Text, Asked>,
     /// Whose each secret is.
     secrets: BTreeMap<Text, Text>,
     /// The contexts that were sent, by the mark in them.
@@ -124,6 +126,7 @@ impl World {
             desks: Vec::new(),
             io: SessionId(1),
             asked: BTreeMap::new(),
+            former: BTreeMap::new(),
             secrets: BTreeMap::new(),
             sent: BTreeMap::new(),
             listeners: Vec::new(),
@@ -303,6 +306,7 @@ impl World {
     fn hang_up(&mut self, desk: usize, at: usize) {
         let now = self.time();
         let line = std::mem::take(&mut self.desks[desk].lines[at]);
+        self.closed(line.instance.as_ref());
         if let Some(id) = line.id {
             self.desks[desk].agent.disconnected(id, now);
         }
@@ -334,7 +338,7 @@ impl World {
         assert_eq!(self.desks[desk].agent.frame(id, frame, now), Ok(()));
         self.pump();
         self.desks[desk].lines[at].broadcasts = false;
-        let due = self.asked[&instance][&key].0;
+        let due = self.asked.get(&instance).and_then(|asked| asked.get(&key)).map_or(0, |of| of.0);
         let is_open = self.desks[desk].lines[at].id == Some(id);
         assert!(due == 0 || waits || !is_open, "{name} {} was not answered: {frame:?}", key.1);
     }
@@ -413,9 +417,8 @@ impl World {
             }
             Output::Close(connection, _) => {
                 let line = self.desks[desk].lines.iter_mut().find(|line| line.id == Some(connection));
-                if let Some(line) = line {
-                    *line = Line::default();
-                }
+                let instance = line.and_then(|line| std::mem::take(line).instance);
+                self.closed(instance.as_ref());
                 let now = self.time();
                 self.desks[desk].agent.disconnected(connection, now);
             }
@@ -431,6 +434,17 @@ impl World {
                 self.desks[desk].launches.push((instance, secret));
             }
             Output::CloseWindow(_) | Output::Changed => {}
+        }
+    }
+
+    fn closed(&mut self, instance: Option<&Text>) {
+        let Some((instance, asked)) = instance.and_then(|instance| self.asked.remove_entry(instance)) else {
+            return;
+        };
+        let former = self.former.entry(instance).or_default();
+        for (key, (answers, results)) in asked {
+            let of = former.entry(key).or_default();
+            *of = (of.0 + answers, of.1 + results);
         }
     }
 
@@ -488,20 +502,20 @@ impl World {
 
     fn answered(&mut self, me: &Text, name: &str, json: &Json, text: &str) {
         let uuid = json.member("meta").and_then(|meta| meta.member("requestUuid")).expect("a request id");
-        let asked = self.asked.get_mut(me).unwrap_or_else(|| panic!("nothing was asked: {text}"));
-        if name == "raiseIntentResultResponse" {
-            let of = ["raiseIntentRequest", "raiseIntentForContextRequest"]
-                .into_iter()
-                .find(|name| asked.get(&((*name).to_owned(), uuid.clone())).is_some_and(|of| of.1 > 0));
-            let of = of.unwrap_or_else(|| panic!("a result of nothing, or a second one: {text}"));
-            asked.entry((of.to_owned(), uuid)).or_default().1 -= 1;
-            return;
-        }
+        let is_result = name == "raiseIntentResultResponse";
         let plain = name.strip_suffix("Response").unwrap_or_else(|| panic!("not an answer: {text}"));
-        for request in [format!("{plain}Request"), plain.to_owned()] {
-            if let Some(of) = asked.get_mut(&(request, uuid.clone())).filter(|of| of.0 > 0) {
-                of.0 -= 1;
-                return;
+        let names = match is_result {
+            true => ["raiseIntentRequest".to_owned(), "raiseIntentForContextRequest".to_owned()],
+            false => [format!("{plain}Request"), plain.to_owned()],
+        };
+        for asked in [&mut self.asked, &mut self.former].into_iter().filter_map(|asked| asked.get_mut(me)) {
+            for name in &names {
+                let Some(of) = asked.get_mut(&(name.clone(), uuid.clone())) else { continue };
+                let left = if is_result { &mut of.1 } else { &mut of.0 };
+                if *left > 0 {
+                    *left -= 1;
+                    return;
+                }
             }
         }
         panic!("an answer to nothing, or a second one: {text}");
