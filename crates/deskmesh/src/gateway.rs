@@ -337,6 +337,10 @@ impl Gateway {
                 }
                 Output::CloseSession { session, reason: CloseReason::TakenOver } => {
                     if let Some((_, outbox)) = self.outboxes.remove(&session) {
+                        if outbox.serves_many {
+                            outbox.push(Item::Ended(session));
+                            continue;
+                        }
                         let reason = "the same identity has logged in on another connection".to_owned();
                         outbox.push(Item::Close(CloseWith { code: 1008, reason }));
                     }

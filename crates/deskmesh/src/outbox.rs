@@ -43,6 +43,8 @@ pub(crate) enum Item {
     Mark(SessionId, Text),
     /// Stands for the newest data of a stream that only keeps that. Has an entry in `Queue::slots`.
     Slot(Slot),
+    /// One of the sessions whose events come here has ended: its identity has logged in elsewhere.
+    Ended(SessionId),
     /// Close, and say why.
     Close(CloseWith),
 }
@@ -83,6 +85,8 @@ pub(crate) struct Outbox {
     /// Wakes those who wait for less stream data.
     room: Notify,
     bounds: Bounds,
+    /// It is that of a desktop agent, not of one connection.
+    pub(crate) serves_many: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +175,7 @@ impl Outbox {
             slow_stream_consumer: limits.slow_stream_consumer,
             write_deadline: Duration::from_millis(limits.write_deadline_ms),
         };
-        Self { queue: Mutex::default(), wake: Notify::new(), room: Notify::new(), bounds }
+        Self { queue: Mutex::default(), wake: Notify::new(), room: Notify::new(), bounds, serves_many: false }
     }
 
     /// Adds an item, or does what its class needs at its bound.
@@ -626,7 +630,7 @@ fn weigh(item: &Item) -> (Class, usize) {
         Item::Mark(_, context) => (Class::Contexts, context.len() + 256),
         // What it stands for has the weight.
         Item::Slot(_) => (Class::Latest, 0),
-        Item::Close(_) => (Class::Control, 0),
+        Item::Ended(_) | Item::Close(_) => (Class::Control, 0),
     }
 }
 

@@ -240,6 +240,16 @@ impl Agent {
         self.disconnect(connection);
     }
 
+    /// The node has ended a session of an app: another program has taken its identity.
+    pub fn session_ended(&mut self, session: SessionId, now: Time) {
+        self.now = now;
+        let connection = self.sessions.get(&session).and_then(|instance| self.apps.get(instance)?.connection);
+        if let Some(connection) = connection {
+            self.disconnect(connection);
+            self.outputs.push_back(Output::Close(connection, "its identity has logged in elsewhere".into()));
+        }
+    }
+
     pub(crate) fn disconnect(&mut self, connection: ConnectionId) {
         let Some(instance) = self.connections.remove(&connection) else { return };
         let Some(app) = self.apps.get_mut(&instance) else { return };

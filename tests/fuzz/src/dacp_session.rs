@@ -433,7 +433,7 @@ impl World {
                 self.secrets.insert(secret.clone(), instance.clone());
                 self.desks[desk].launches.push((instance, secret));
             }
-            Output::CloseWindow(_) | Output::Changed => {}
+            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) => {}
         }
     }
 

@@ -116,14 +116,16 @@ impl Fdc3 {
         };
         // What is said to the agent is taken at once; nothing of it may be made one or be dropped.
         let max = self.config.limits.session_outbox_bytes_max;
-        let outbox = Arc::new(Outbox::new(&LimitsConfig {
+        let mut outbox = Outbox::new(&LimitsConfig {
             outbox_control_bytes_max: max,
             outbox_calls_bytes_max: max,
             outbox_context_conflate_bytes: max,
             outbox_context_bytes_max: max,
             outbox_stream_bytes_max: max,
             ..self.config.limits.clone()
-        }));
+        });
+        outbox.serves_many = true;
+        let outbox = Arc::new(outbox);
         let session = self.gateway.open_session(&outbox);
         let agent = Agent::new(settings, session, now, time(&self.gateway));
         let mut websocket_url = format!("ws://{}/fdc3", self.address);
@@ -211,8 +213,10 @@ impl Desktop {
             self.carry_out(&mut agent, &mut crowded, &mut changed);
             let Taken::Items(items) = self.outbox.take() else { break };
             for item in items {
-                if let Item::Event(session, event) = item {
-                    agent.event(session, event, time(&self.gateway));
+                match item {
+                    Item::Event(session, event) => agent.event(session, event, time(&self.gateway)),
+                    Item::Ended(session) => agent.session_ended(session, time(&self.gateway)),
+                    _ => {}
                 }
             }
         }

@@ -321,7 +321,7 @@ impl Session {
                 }
                 Item::Frame(frame) | Item::Data(frame) => (frame, false),
                 // Neither is ever among what is taken.
-                Item::Mark(..) | Item::Slot(_) => continue,
+                Item::Mark(..) | Item::Slot(_) | Item::Ended(_) => continue,
                 Item::Close(with) => return Err(End::Close(with)),
             };
             self.wire.feed(frame).await?;
