@@ -23,6 +23,8 @@ struct Desktop {
     frames: Vec<(ConnectionId, Json)>,
     /// What was said to the bridge.
     said: Vec<Message>,
+    /// What other nodes were told.
+    published: Vec<Json>,
     contexts: u64,
 }
 
@@ -69,7 +71,8 @@ impl Desktop {
         };
         let now = Time { ms: 1, wall_ms: 1_700_000_000_000 };
         let agent = Agent::new(settings, DESK, Arc::new(directory), now);
-        let mut desktop = Self { agent, now, frames: Vec::new(), said: Vec::new(), contexts: 0 };
+        let mut desktop =
+            Self { agent, now, frames: Vec::new(), said: Vec::new(), contexts: 0, published: Vec::new() };
         desktop.settle();
         desktop.agent.bridge_joined("own".into(), now);
         desktop.update(others, "{}");
@@ -81,6 +84,14 @@ impl Desktop {
         let payload =
             format!(r#"{{"allAgents":[{{"desktopAgent":"own"}}{others}],"channelsState":{state}}}"#);
         self.receive(MessageType::ConnectedAgentsUpdate, &payload, "u", None);
+    }
+
+    /// Another node is in the mesh.
+    fn other_node(&mut self, name: &str) {
+        let identity = json(&format!(r#"{{"fdc3":{{"desk":true,"node":"{name}"}}}}"#));
+        let added = Event::InstanceAdded { instance: name.into(), identity, local: false };
+        self.agent.event(DESK, added, self.now);
+        self.settle();
     }
 
     /// Lets the node do what it is told.
@@ -115,6 +126,12 @@ impl Desktop {
                     self.agent.event(DESK, Event::ContextUpdated { context, updater, delta }, now);
                 }
                 self.agent.event(session, Event::Done { request }, now);
+            }
+            // The desk is among those who listen.
+            Command::BusPublish { data, .. } => {
+                self.published.push(data.clone());
+                let event = Event::BusEvent { subscription: 1, publisher: Json::null(), data };
+                self.agent.event(DESK, event, now);
             }
             Command::Join { request, .. } => self.agent.event(session, Event::Done { request }, now),
             _ => {}
@@ -423,10 +440,7 @@ fn of_several_nodes_of_a_mesh_the_first_speaks() {
         let said = desktop.said.len();
         desktop.ask(one, "broadcastRequest", broadcast);
         assert_eq!(desktop.said.len(), said + 1);
-        let identity = json(&format!(r#"{{"fdc3":{{"desk":true,"node":"{name}"}}}}"#));
-        let added = Event::InstanceAdded { instance: name.into(), identity, local: false };
-        desktop.agent.event(DESK, added, desktop.now);
-        desktop.settle();
+        desktop.other_node(name);
         let said = desktop.said.len();
         desktop.ask(one, "broadcastRequest", broadcast);
         assert_eq!(desktop.said.len(), said + usize::from(speaks), "{name}");
@@ -436,4 +450,49 @@ fn of_several_nodes_of_a_mesh_the_first_speaks() {
             Event::InstanceRemoved { instance: name.into(), cause: mesh_model::Cause::Disconnected };
         desktop.agent.event(DESK, removed, desktop.now);
     }
+}
+
+#[test]
+fn a_broadcast_reaches_the_mesh_once_and_apps_here_once() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    let (one, _) = desktop.app(1, "one");
+    let (two, _) = desktop.app(2, "quoter");
+    desktop.ask(two, "getOrCreateChannelRequest", r#"{"channelId":"prices"}"#);
+    desktop.ask(two, "addContextListenerRequest", r#"{"channelId":"prices","contextType":null}"#);
+    let context = r#"{"channelId":"prices","context":{"type":"x.a"}}"#;
+    for by_app in [true, false] {
+        desktop.frames.clear();
+        desktop.published.clear();
+        match by_app {
+            true => drop(desktop.ask(one, "broadcastRequest", context)),
+            false => drop(desktop.asked(Exchange::Broadcast, context)),
+        }
+        let heard =
+            desktop.frames.iter().filter(|(to, frame)| *to == two && at(frame, "type") == "broadcastEvent");
+        assert_eq!(heard.count(), 1, "by an app: {by_app}");
+        let [published] = &desktop.published[..] else { panic!("{:?}", desktop.published) };
+        let agent = if by_app { "desk-a" } else { "x@desk-a" };
+        assert_eq!(at(published, "source.desktopAgent"), agent);
+    }
+}
+
+#[test]
+fn a_broadcast_elsewhere_goes_to_the_bridge_once() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    let (one, _) = desktop.app(1, "one");
+    desktop.ask(one, "getOrCreateChannelRequest", r#"{"channelId":"prices"}"#);
+    let data = format!(
+        r#"{{"channel":"prices","event":"e","context":{{"type":"x.a"}},"time":{},"source":{{"appId":"far","instanceId":"f","desktopAgent":"desk-b"}}}}"#,
+        desktop.now.wall_ms
+    );
+    for _ in 0..2 {
+        let event = Event::BusEvent { subscription: 1, publisher: Json::null(), data: json(&data) };
+        desktop.agent.event(DESK, event, desktop.now);
+        desktop.settle();
+    }
+    let [said] = &desktop.said[..] else { panic!("{:?}", desktop.said) };
+    let source = said.meta.source.as_ref().unwrap();
+    assert_eq!((source.app_id.as_deref(), source.instance_id.as_deref()), (Some("far@desk-b"), Some("f")));
 }
