@@ -14,7 +14,7 @@ use crate::bridge::{desk_of, is_foreign};
 use crate::document::with_type;
 use crate::open::{Place, fault};
 use crate::peer::{Ask, call};
-use crate::{Agent, Asker, Output, Pending, Timer, app_identifier};
+use crate::{Agent, Asker, Limits, Output, Pending, Timer, app_identifier};
 
 /// What the methods of intent handlers begin with.
 pub(crate) const INTENT: &str = "Tick42.FDC3.Intents.";
@@ -600,7 +600,8 @@ impl Agent {
             .end();
         let owed = Owed { raiser: Raiser::App(asker.clone()), handler: Handler::Desk(desk.clone()) };
         self.owed.insert(id.clone(), owed);
-        let patience = self.settings.limits.intent_ms + self.settings.limits.peer_ms;
+        let Limits { start_ms, intent_ms, peer_ms, .. } = self.settings.limits;
+        let patience = start_ms + intent_ms + peer_ms;
         self.ask_peer(desk, Ask::Raise { asker, raise: id }, arguments, patience);
     }
 
@@ -654,8 +655,20 @@ impl Agent {
         }
         let id = self.next_request;
         self.next_request += 1;
+        let Limits { start_ms, intent_ms, .. } = self.settings.limits;
+        let starts = !self.is_connected(&raise.target);
         self.raises.insert(id, raise);
-        self.timer(self.settings.limits.intent_ms, Timer::Raise(id));
+        self.timer(if starts { start_ms } else { intent_ms }, Timer::Raise(id));
+    }
+
+    /// An app that was started for intents is connected.
+    pub(crate) fn handlers_turn(&mut self, instance: &Text) {
+        let waiting: Vec<u64> =
+            self.raises.iter().filter(|(_, raise)| raise.target == *instance).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.no_timer(&Timer::Raise(id));
+            self.timer(self.settings.limits.intent_ms, Timer::Raise(id));
+        }
     }
 
     /// An app has begun to listen: what waits for it is delivered.

@@ -78,11 +78,13 @@ pub struct Settings {
 /// Times, in milliseconds, and bounds.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How long an app that is started may take to connect, and then to listen for its context.
+    /// How long an app that is started may take to connect.
+    pub start_ms: u64,
+    /// How long an app that was opened with a context may then take to listen for it.
     pub open_ms: u64,
     /// How long an app without a context has for its first listener before `open` is answered.
     pub settle_ms: u64,
-    /// How long an intent waits for its handler to listen.
+    /// How long an intent waits for its handler to listen, once that is connected.
     pub intent_ms: u64,
     /// How long another node may take for an answer that starts no app.
     pub peer_ms: u64,
@@ -115,6 +117,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            start_ms: 30_000,
             open_ms: 15_000,
             settle_ms: 400,
             intent_ms: 20_000,

@@ -7,7 +7,7 @@ use crate::app::State;
 use crate::channel::Listener;
 use crate::document::{Cast, Slot};
 use crate::peer::Ask;
-use crate::{Agent, Asker, Output, Time, Timer, app_identifier};
+use crate::{Agent, Asker, Limits, Output, Time, Timer, app_identifier};
 
 /// An app that was started by `open`.
 #[derive(Debug)]
@@ -60,7 +60,8 @@ impl Agent {
                     .json("source", &self.abroad(&self.source(&asker.instance)))
                     .end();
                 // As long as the app may take there, and the way.
-                let patience = self.settings.limits.open_ms + self.settings.limits.peer_ms;
+                let Limits { start_ms, open_ms, peer_ms, .. } = self.settings.limits;
+                let patience = start_ms + open_ms + peer_ms;
                 self.ask_peer(&desk, Ask::Open(asker), arguments, patience);
             }
             Ok(Place::Here(app_id)) => {
@@ -129,7 +130,7 @@ impl Agent {
             Place::There(desk) => {
                 let asker = Asker { instance: Text::default(), name: "open".into(), uuid: Json::null() };
                 let arguments = Object::new().text("op", "open").text("appId", app_id).end();
-                let patience = self.settings.limits.open_ms;
+                let patience = self.settings.limits.start_ms + self.settings.limits.peer_ms;
                 self.ask_peer(&desk, Ask::Open(asker), arguments, patience);
             }
         }
@@ -152,7 +153,7 @@ impl Agent {
             Some(Slot { kind: proto_dacp::context_type(&context)?, context, cast: Some(cast) })
         });
         self.openings.insert(instance.clone(), Opening { opener, context, settles: false });
-        self.timer(self.settings.limits.open_ms, Timer::Open(instance));
+        self.timer(self.settings.limits.start_ms, Timer::Open(instance));
     }
 
     /// Makes an instance and has its app started.
@@ -161,8 +162,7 @@ impl Agent {
         let instance = self.reserve(app_id.clone())?;
         let secret = self.apps[&instance].secret.clone();
         // Whoever it was started for may be gone before it is heard of.
-        let patience = self.settings.limits.open_ms.max(self.settings.limits.intent_ms);
-        self.timer(patience, Timer::Return(instance.clone()));
+        self.timer(self.settings.limits.start_ms, Timer::Return(instance.clone()));
         self.outputs.push_back(Output::Launch { instance: instance.clone(), secret, record });
         self.outputs.push_back(Output::Changed);
         Some(instance)
@@ -183,13 +183,15 @@ impl Agent {
 
     /// An app is connected.
     pub(crate) fn connected(&mut self, instance: &Text) {
+        self.no_timer(&Timer::Return(instance.clone()));
+        self.handlers_turn(instance);
         let Some(opening) = self.openings.get_mut(instance) else { return };
-        if opening.context.is_none() {
-            // Whoever opened it acts at once: it gets a moment for its first listeners.
-            opening.settles = true;
-            self.no_timer(&Timer::Open(instance.clone()));
-            self.timer(self.settings.limits.settle_ms, Timer::Open(instance.clone()));
-        }
+        // Whoever opened it acts at once: without a context it gets a moment for its first listeners.
+        opening.settles = opening.context.is_none();
+        let Limits { settle_ms, open_ms, .. } = self.settings.limits;
+        let patience = if opening.settles { settle_ms } else { open_ms };
+        self.no_timer(&Timer::Open(instance.clone()));
+        self.timer(patience, Timer::Open(instance.clone()));
     }
 
     /// An app listens, for contexts if there is such a listener. It has been answered.

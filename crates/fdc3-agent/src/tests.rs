@@ -371,7 +371,7 @@ fn an_app_that_never_comes_or_never_listens_is_told_apart() {
     let one = world.app(0, "one").0;
     let open = format!(r#"{{"app":{{"appId":"two"}},"context":{CONTEXT}}}"#);
     world.send(one, "open", &open);
-    world.pass(16_000);
+    world.pass(31_000);
     let answer = world.payload(one, "openResponse").unwrap();
     assert_eq!(error(&answer).as_deref(), Some("ErrorOnLaunch"));
     world.send(one, "open", &open);
