@@ -628,6 +628,21 @@ async function takePictures(browser) {
 
 // ---- main -----------------------------------------------------------------------------------
 
+async function passes(name, check, otherwise) {
+  const desk = await Desk.open(browser);
+  const began = performance.now();
+  try {
+    await check(desk);
+    console.log(`ok   ${name} (${Math.round(performance.now() - began)} ms)`);
+    return true;
+  } catch (error) {
+    console.log(`${otherwise} ${name}\n     ${error.message.split('\n').slice(0, 12).join('\n     ')}`);
+    return false;
+  } finally {
+    await desk.context.close();
+  }
+}
+
 const server = await serveApps();
 const browser = await startBrowser();
 let failed = 0;
@@ -636,16 +651,8 @@ if (flags.screenshots) {
 } else {
   for (const [name, check] of Object.entries({ ...checks, ...(flags.restart ? restartChecks : {}) })) {
     if (!name.includes(flags.only)) continue;
-    const desk = await Desk.open(browser);
-    const began = performance.now();
-    try {
-      await check(desk);
-      console.log(`ok   ${name} (${Math.round(performance.now() - began)} ms)`);
-    } catch (error) {
-      failed++;
-      console.log(`FAIL ${name}\n     ${error.message.split('\n').slice(0, 12).join('\n     ')}`);
-    }
-    await desk.context.close();
+    // The library gives an agent one second to be found, which a busy machine may not have: once more is allowed.
+    if (!(await passes(name, check, 'again')) && !(await passes(name, check, 'FAIL'))) failed++;
   }
   if (!flags.restart) console.log('skip what needs --restart');
 }
