@@ -646,6 +646,10 @@ impl Agent {
     }
 
     fn deliver_or_wait(&mut self, raise: Raise) {
+        // Those of other nodes and of io.Connect apps count as well.
+        if self.raises.len() + self.owed.len() >= self.settings.limits.intents_max {
+            return self.not_resolved(&raise.raiser, Fault::IntentDeliveryFailed);
+        }
         let listens = self.apps.get(&raise.target).is_some_and(|app| {
             let mut own = app.intents.values();
             own.any(|listener| listener.intent == raise.intent && listener.takes(Some(&raise.kind)))
