@@ -158,7 +158,7 @@ impl Local {
             Purpose::Launcher => (Role::Launcher, None),
         };
         let Some(desktop) = self.fdc3.desktop(user.as_deref()) else {
-            tracing::error!("no desktop agent could be started: the system gives no random bytes");
+            tracing::error!(%remote, "an FDC3 connection was closed: there is no desktop agent for its user");
             return;
         };
         let connection = self.fdc3.connection();

@@ -25,6 +25,9 @@ use crate::gateway::Gateway;
 use crate::local::websocket::CloseWith;
 use crate::outbox::{Item, Outbox, Taken};
 
+/// Users that may have an agent at a time: programs name their user as they like.
+const DESKTOPS_MAX: usize = 1_024;
+
 /// All desktop agents of the node.
 pub(crate) struct Fdc3 {
     gateway: Arc<Gateway>,
@@ -85,7 +88,7 @@ impl Fdc3 {
     }
 
     /// Returns the agent of a user, by default of the one to whom FDC3 apps belong; it is started if it does
-    /// not run.
+    /// not run. There is none if there are too many already, or if the system gives no random bytes.
     pub(crate) fn desktop(&self, user: Option<&str>) -> Option<Arc<Desktop>> {
         let usual = self.config.fdc3.user.as_deref().unwrap_or_else(|| self.gateway.identity().owner());
         let is_usual = user.is_none_or(|user| user == usual);
@@ -94,6 +97,10 @@ impl Fdc3 {
         desktops.retain(|_, desktop| desktop.outbox.closed().is_none());
         if let Some(desktop) = desktops.get(&user) {
             return Some(desktop.clone());
+        }
+        if desktops.len() >= DESKTOPS_MAX {
+            tracing::warn!(%user, "no desktop agent for this user: there are {DESKTOPS_MAX} (DESKTOPS_MAX)");
+            return None;
         }
         let desktop = self.start(user.clone(), is_usual)?;
         desktops.insert(user, desktop.clone());
