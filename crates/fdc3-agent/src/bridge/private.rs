@@ -1,0 +1,146 @@
+//! Private channels.
+
+use mesh_model::{Json, Text};
+use proto_bridge::{Exchange, Message, Participant};
+use proto_dacp::{Object, context_type};
+
+use super::{EVENTS, desk, instance_of, is_foreign, parts, text};
+use crate::document::{Cast, Slot};
+use crate::private::Deed;
+use crate::{Agent, Output};
+
+impl Agent {
+    /// Tells an agent on the bridge what has happened in a private channel.
+    pub(crate) fn tell_bridge(&mut self, desk: &Text, op: &Json) {
+        let Some((agent, ..)) = parts(desk) else { return };
+        let (Some(word), Some(channel)) = (text(op, "op"), text(op, "channel")) else { return };
+        let deed = text(op, "deed");
+        let payload = Object::new().text("channelId", &channel);
+        let kind = text(op, "type");
+        let (exchange, payload) = match (&*word, deed.as_deref()) {
+            ("cast", _) => {
+                (Exchange::PrivateBroadcast, payload.some("context", op.member("context").as_ref()))
+            }
+            (_, Some("listens")) => {
+                (Exchange::PrivateOnAddContextListener, payload.text_or_null("contextType", kind.as_deref()))
+            }
+            (_, Some("unsubscribed")) => {
+                (Exchange::PrivateOnUnsubscribe, payload.text_or_null("contextType", kind.as_deref()))
+            }
+            (_, Some("disconnected")) => (Exchange::PrivateOnDisconnect, payload),
+            _ => return,
+        };
+        // Where the channel lives must know; of the others, those who have asked.
+        let name = exchange.types().0.strip_prefix("PrivateChannel.").unwrap_or_default();
+        let of = (channel, desk.clone());
+        if *word == *"event"
+            && !self.bridge.hears.get(&of).is_some_and(|events| events.contains(name.as_bytes()))
+        {
+            return;
+        }
+        let by = text(op, "by").map(|by| self.participant(&by)).unwrap_or_default();
+        self.say_private(exchange, payload.end(), by, agent);
+    }
+
+    fn say_private(&mut self, exchange: Exchange, payload: Json, by: Participant, agent: &str) {
+        let mut message = Message::request(exchange, payload, Some(by));
+        message.meta.destination = Some(Participant::agent(agent));
+        self.outputs.push_back(Output::Bridge(message));
+    }
+
+    /// An app here listens for what happens in a private channel, or no longer does.
+    pub(crate) fn events_of_private(&mut self, id: &Text, me: &Text, listens: bool) {
+        let host = self.channels.by_id.get(id).and_then(|channel| channel.private()?.host.clone());
+        let Some(host) = host.filter(|host| is_foreign(host)) else { return };
+        let own = self
+            .apps
+            .get(me)
+            .map_or(0, |app| app.events.values().filter(|channel| channel.as_ref() == Some(id)).count());
+        // Told of the first that comes, and the last that goes.
+        if own != usize::from(listens) {
+            return;
+        }
+        let Some((agent, ..)) = parts(&host) else { return };
+        let exchange = match listens {
+            true => Exchange::PrivateEventListenerAdded,
+            false => Exchange::PrivateEventListenerRemoved,
+        };
+        for event in EVENTS {
+            let payload = Object::new().text("channelId", id).text("listenerType", event).end();
+            let by = self.participant(me);
+            self.say_private(exchange, payload, by, agent);
+        }
+    }
+
+    pub(super) fn private_from_bridge(
+        &mut self,
+        exchange: Exchange,
+        agent: &str,
+        source: &Participant,
+        payload: &Json,
+    ) {
+        let Some(id) = text(payload, "channelId") else { return };
+        let desk = desk(agent);
+        let Some(private) = self.private_mut(&id) else { return };
+        let lives_there = private.host.as_ref() == Some(&desk);
+        let by = match lives_there {
+            true => instance_of(agent, source),
+            false => {
+                // Some agents do not name the app.
+                let mut members = private.members.iter().filter(|(_, of)| of.as_ref() == Some(&desk));
+                let instance = source.instance_id.as_deref();
+                let named = members.find(|(key, _)| {
+                    instance.is_none_or(|wanted| parts(key).is_some_and(|(_, _, own)| own == wanted))
+                });
+                let Some((key, _)) = named else { return };
+                key.clone()
+            }
+        };
+        let kind = text(payload, "contextType");
+        let deed = match exchange {
+            Exchange::PrivateOnAddContextListener => Deed::Listens(kind),
+            Exchange::PrivateOnUnsubscribe => Deed::Unsubscribed(kind),
+            Exchange::PrivateOnDisconnect => Deed::Disconnected,
+            Exchange::PrivateBroadcast => {
+                let Some(context) = payload.member("context").map(|context| context.detached()) else {
+                    return;
+                };
+                let Some(kind) = context_type(&context) else { return };
+                let source = self.foreign_source(&by).unwrap_or_else(crate::empty);
+                let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata: None };
+                self.cast_private(&id, &Slot { kind, context, cast: Some(cast) }, &by, None);
+                return;
+            }
+            _ => {
+                let word = text(payload, "listenerType");
+                return self.hears(
+                    &id,
+                    desk,
+                    word.as_deref(),
+                    exchange == Exchange::PrivateEventListenerAdded,
+                );
+            }
+        };
+        match lives_there {
+            true => self.tell_deed(&id, &by, &deed),
+            false => self.did_elsewhere(&id, &by, &deed),
+        }
+    }
+
+    /// An agent on the bridge wants to be told of events in a private channel that one of its apps uses.
+    fn hears(&mut self, id: &Text, desk: Text, word: Option<&str>, wants: bool) {
+        let channels = &self.channels.by_id;
+        self.bridge.hears.retain(|(id, _), _| channels.contains_key(id));
+        let events = self.bridge.hears.entry((id.clone(), desk)).or_default();
+        // Written with and without `on`; none at all is all of them.
+        let plain = word.map(|word| word.strip_prefix("on").unwrap_or(word).to_ascii_lowercase());
+        for event in EVENTS {
+            if plain.as_ref().is_none_or(|plain| event[2..].eq_ignore_ascii_case(plain)) {
+                match wants {
+                    true => events.insert(event.into()),
+                    false => events.remove(event.as_bytes()),
+                };
+            }
+        }
+    }
+}
