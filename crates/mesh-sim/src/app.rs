@@ -6,7 +6,7 @@ use mesh_model::{Answer, Arguments, CallFailure, Command, Event, Json, Outcome, 
 use serde_json::{Value, json};
 
 use crate::value::{apply, from_json, to_json};
-use crate::world::World;
+use crate::world::{Happening, Phase, World};
 
 /// A request that has no answer yet.
 #[derive(Clone, Debug)]
@@ -152,6 +152,38 @@ fn number(value: &Value, name: &str) -> u64 {
 }
 
 impl World {
+    pub(crate) fn spawn(&mut self, host: usize) {
+        if self.hosts[host].node.is_none() || self.phase == Phase::Quiet {
+            return;
+        }
+        let app = self.apps.len();
+        let user = if self.rng.chance(70) { "ann" } else { "bob" };
+        self.apps.push(App::new(host, self.hosts[host].life, SessionId(app as u64 + 1), user));
+        self.begin(app);
+        self.after(5_000, Happening::Act { app });
+    }
+
+    /// Sends a command from an application to its node.
+    pub(crate) fn command(&mut self, app: usize, command: Command) {
+        let delay = self.rng.range(10, 4_000);
+        let at = (self.now + delay).max(self.apps[app].up);
+        self.apps[app].up = at;
+        self.at(at, Happening::Command { app, command: Box::new(command) });
+    }
+
+    /// An application ends without a word.
+    pub(crate) fn close_app(&mut self, app: usize) {
+        if self.apps[app].alive {
+            self.apps[app].alive = false;
+            let at = (self.now + 100).max(self.apps[app].up);
+            self.at(at, Happening::Gone { app });
+            if self.phase == Phase::Active {
+                let (host, wait) = (self.apps[app].host, self.rng.range(10_000, 1_000_000));
+                self.after(wait, Happening::Spawn { host });
+            }
+        }
+    }
+
     pub(crate) fn begin(&mut self, app: usize) {
         let user = self.apps[app].user;
         let request = self.apps[app].request(Pending::Attach);

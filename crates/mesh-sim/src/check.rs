@@ -2,15 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::Input;
+use mesh_core::{Input, Node};
 use mesh_model::{Command, Event, SessionId, Text};
 use serde_json::Value;
 
 use crate::app::{App, Pending};
+use crate::host::{BYTES_MAX, ENTRIES_MAX};
 use crate::value::from_json;
 use crate::world::World;
 
 impl World {
+    /// What must hold at any time.
+    pub(crate) fn look(&mut self) {
+        for host in 0..self.hosts.len() {
+            let Some(status) = self.hosts[host].node.as_ref().map(Node::status) else { continue };
+            if status.divergences > 0 {
+                self.violate(format!("node {host} saw equal vectors with unequal states"));
+            }
+            if status.entries > ENTRIES_MAX || status.entry_bytes > BYTES_MAX {
+                self.violate(format!(
+                    "node {host} holds {} entries, {} bytes",
+                    status.entries, status.entry_bytes
+                ));
+            }
+        }
+    }
+
     fn hashes(&mut self, when: &str) {
         let nodes: Vec<(u64, u64)> = self
             .hosts

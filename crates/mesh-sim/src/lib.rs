@@ -6,9 +6,14 @@
 
 mod app;
 mod check;
+mod connection;
+mod fault;
+mod host;
+mod options;
 mod rng;
 mod script;
 mod value;
 mod world;
 
-pub use world::{Options, Report, run};
+pub use options::{Options, Report};
+pub use world::run;
