@@ -49,6 +49,8 @@ pub(crate) enum Raiser {
 pub(crate) struct Owed {
     raiser: Raiser,
     handler: Handler,
+    /// Grows from one to the next.
+    number: u64,
 }
 
 /// Who owes it.

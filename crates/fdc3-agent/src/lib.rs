@@ -102,6 +102,8 @@ pub struct Limits {
     pub channels_max: usize,
     /// Intents whose end is awaited.
     pub intents_max: usize,
+    /// Results that one app owes; of more the oldest is given up.
+    pub results_max: usize,
     /// What waits to be sent to another node's desk.
     pub peer_queue_max: usize,
     /// How long the bridge may take for an answer that starts no app. It has a limit of its own, which is shorter.
@@ -129,6 +131,7 @@ impl Default for Limits {
             listeners_max: 4_096,
             channels_max: 10_000,
             intents_max: 10_000,
+            results_max: 1_000,
             peer_queue_max: 16_384,
             bridge_find_ms: 3_000,
             bridge_start_ms: 90_000,

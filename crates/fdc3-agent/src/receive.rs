@@ -175,7 +175,7 @@ impl Agent {
                 self.raise(asker, None, context, app, metadata)?;
             }
             Request::IntentResult { raise, result, metadata } => {
-                self.result(me, &raise, &result, metadata.as_ref());
+                self.result(me, &raise, result, metadata.as_ref());
                 self.answer_done(asker);
             }
             Request::HeartbeatAcknowledgement => {}

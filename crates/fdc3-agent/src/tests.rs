@@ -324,6 +324,38 @@ fn nobody_answers_for_somebody_else_or_twice() {
 }
 
 #[test]
+fn a_handler_that_says_that_it_has_failed_or_owes_too_much_is_not_waited_for() {
+    for there in [0, 1] {
+        let mut world = World::new(2);
+        world.agents[there].settings.limits.results_max = 2;
+        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
+        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
+        let instance = text(&welcome, "instanceId").unwrap();
+        let raise = format!(
+            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
+        );
+        for (said, word) in
+            [("no such word", "IntentHandlerRejected"), ("NoResultReturned", "NoResultReturned")]
+        {
+            world.ask(raiser, "raiseIntent", &raise);
+            let event = world.payload(handler, "intentEvent").unwrap();
+            let id = text(&event, "raiseIntentRequestUuid").unwrap();
+            let failed = format!(r#"{{"raiseIntentRequestUuid":"{id}","error":"{said}"}}"#);
+            world.send(handler, "intentResult", &failed);
+            let result = world.payload(raiser, "raiseIntentResultResponse").unwrap();
+            assert_eq!(error(&result).as_deref(), Some(word));
+        }
+        world.ask(raiser, "raiseIntent", &raise);
+        world.ask(raiser, "raiseIntent", &raise);
+        assert_eq!(world.story(raiser), [""; 0]);
+        world.send(raiser, "raiseIntent", &raise);
+        let result = world.payload(raiser, "raiseIntentResultResponse").unwrap();
+        assert_eq!(error(&result).as_deref(), Some("ApiTimeout"), "the oldest of three");
+        assert_eq!(world.agents[there].owed.len(), 2);
+    }
+}
+
+#[test]
 fn a_private_channel_is_for_its_members() {
     let mut world = World::new(1);
     let (one, two) = (world.app(0, "one").0, world.app(0, "two").0);

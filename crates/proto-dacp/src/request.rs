@@ -120,10 +120,10 @@ pub enum Request {
         app: Option<AppRef>,
         metadata: Option<Json>,
     },
-    /// `raise` is the id that the intent event carried.
+    /// `raise` is the id that the intent event carried. An error says that its handler has failed.
     IntentResult {
         raise: Text,
-        result: Json,
+        result: Result<Json, Fault>,
         metadata: Option<Json>,
     },
     /// Not answered.
@@ -197,6 +197,14 @@ fn target(payload: &Fields) -> Result<Option<AppRef>, Fault> {
     }
 }
 
+/// Returns what a handler says of its failure, as far as `ResultError` has a word for it.
+fn failure(word: &str) -> Fault {
+    match Fault::of_word(word) {
+        Some(fault @ (Fault::NoResultReturned | Fault::ApiTimeout)) => fault,
+        _ => Fault::IntentHandlerRejected,
+    }
+}
+
 fn read(name: &str, payload: &Fields) -> Result<Request, Fault> {
     let channel = || payload.must("channelId");
     let listener = || payload.must("listenerUUID");
@@ -266,7 +274,10 @@ fn read(name: &str, payload: &Fields) -> Result<Request, Fault> {
         },
         "intentResultRequest" => Request::IntentResult {
             raise: payload.must("raiseIntentRequestUuid")?,
-            result: payload.raw("intentResult").unwrap_or_else(|| Json::from_static("{}")),
+            result: match payload.text("error") {
+                Some(word) => Err(failure(&word)),
+                None => Ok(payload.raw("intentResult").unwrap_or_else(|| Json::from_static("{}"))),
+            },
             metadata: metadata(),
         },
         "heartbeatAcknowledgementRequest" => Request::HeartbeatAcknowledgement,

@@ -350,7 +350,7 @@ impl World {
             | R::RaiseIntent { context, .. }
             | R::RaiseIntentForContext { context, .. }
             | R::Open { context: Some(context), .. } => Some(context.clone()),
-            R::IntentResult { result, .. } => result.member("context"),
+            R::IntentResult { result: Ok(result), .. } => result.member("context"),
             _ => None,
         };
         if let Some((mark, context)) = context.and_then(|context| Some((mark_of(&context)?, context))) {

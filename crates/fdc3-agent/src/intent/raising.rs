@@ -207,8 +207,7 @@ impl Agent {
         let Raiser::App(asker) = raise.raiser else { return };
         let of = asker.clone();
         if let Some((id, desk)) = self.raise_on_bridge(of, agent, app, &raise.intent, &raise.context) {
-            let owed = Owed { raiser: Raiser::App(asker), handler: Handler::Desk(desk) };
-            self.owed.insert(id, owed);
+            self.owe(id, Raiser::App(asker), Handler::Desk(desk));
         }
     }
 
@@ -220,7 +219,7 @@ impl Agent {
     /// Returns which desk owes the result of an intent, and to which app.
     pub(crate) fn owed_by(&self, id: &Text) -> Option<(Text, Text)> {
         match self.owed.get(id)? {
-            Owed { raiser: Raiser::App(asker), handler: Handler::Desk(desk) } => {
+            Owed { raiser: Raiser::App(asker), handler: Handler::Desk(desk), .. } => {
                 Some((desk.clone(), asker.instance.clone()))
             }
             _ => None,
@@ -242,8 +241,7 @@ impl Agent {
             .json("source", &self.abroad(&raise.source))
             .some_text("by", is_foreign(&asker.instance).then_some(&*asker.instance))
             .end();
-        let owed = Owed { raiser: Raiser::App(asker.clone()), handler: Handler::Desk(desk.clone()) };
-        self.owed.insert(id.clone(), owed);
+        self.owe(id.clone(), Raiser::App(asker.clone()), Handler::Desk(desk.clone()));
         let Limits { start_ms, intent_ms, peer_ms, .. } = self.settings.limits;
         let patience = start_ms + intent_ms + peer_ms;
         self.ask_peer(desk, Ask::Raise { asker, raise: id }, arguments, patience);
@@ -357,7 +355,7 @@ impl Agent {
         self.send_event(&target, "intentEvent", &payload);
         let app_id = self.apps.get(&target).map(|app| app.app_id.clone()).unwrap_or_default();
         self.resolved(&raiser, &intent, &app_id, &target);
-        self.owed.insert(id, Owed { raiser, handler: Handler::App(target) });
+        self.owe(id, raiser, Handler::App(target));
     }
 
     fn resolved(&mut self, raiser: &Raiser, intent: &str, app_id: &str, instance: &str) {
@@ -409,8 +407,7 @@ impl Agent {
         let source = app_identifier(&app_id, Some(&instance), node.as_deref());
         let resolution = Object::new().text("intent", &raise.intent).json("source", &source).end();
         self.answer(asker, Ok(Object::new().json("intentResolution", &resolution).end()));
-        let owed = Owed { raiser: raise.raiser.clone(), handler: Handler::Server(server.clone()) };
-        self.owed.insert(id.clone(), owed);
+        self.owe(id.clone(), raise.raiser.clone(), Handler::Server(server.clone()));
         self.ask(session, Pending::Handler(id), |request| call(request, server, method, arguments));
     }
 }

@@ -9,13 +9,41 @@ use crate::document::with_type;
 use crate::{Agent, Asker, Output, Timer, app_identifier};
 
 impl Agent {
-    /// The handler of an intent has a result.
-    pub(crate) fn result(&mut self, me: &Text, raise: &Text, result: &Json, metadata: Option<&Json>) {
+    /// Somebody owes a result. Handlers that fail say nothing, so one that owes too many is not waited for
+    /// any longer where that takes the longest.
+    pub(super) fn owe(&mut self, raise: Text, raiser: Raiser, handler: Handler) {
+        let number = self.next_request;
+        self.next_request += 1;
+        if matches!(handler, Handler::App(_)) {
+            let of_handler = |owed: &(&Text, &Owed)| owed.1.handler == handler;
+            let oldest = self.owed.iter().filter(of_handler).min_by_key(|(_, owed)| owed.number);
+            let oldest = oldest.map(|(raise, _)| raise.clone());
+            if self.owed.iter().filter(of_handler).count() >= self.settings.limits.results_max
+                && let Some(owed) = oldest.and_then(|raise| self.owed.remove(&raise))
+            {
+                self.no_result(owed, Fault::ApiTimeout);
+            }
+        }
+        self.owed.insert(raise, Owed { raiser, handler, number });
+    }
+
+    /// The handler of an intent has a result, or has failed.
+    pub(crate) fn result(
+        &mut self,
+        me: &Text,
+        raise: &Text,
+        result: Result<Json, Fault>,
+        metadata: Option<&Json>,
+    ) {
         // Only who was asked may answer, and once.
         if !self.owed.get(raise).is_some_and(|owed| owed.handler == Handler::App(me.clone())) {
             return;
         }
         let Some(owed) = self.owed.remove(raise) else { return };
+        let result = match &result {
+            Ok(result) => result,
+            Err(error) => return self.no_result(owed, *error),
+        };
         let channel = result.member("channel").and_then(|channel| channel.member("id")?.as_text());
         let private = channel.filter(|id| {
             self.channels
