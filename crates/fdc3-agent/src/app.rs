@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fdc3_directory::Record;
-use mesh_model::{Area, Command, Event, Json, SessionId, Text};
+use mesh_model::{Area, Command, Event, Json, Reason, SessionId, Text};
 use proto_dacp::{Hello, Object};
 
 use crate::channel::Listener;
@@ -56,6 +56,8 @@ impl IntentListener {
 pub(crate) enum State {
     /// Started, and not heard of yet.
     Starting,
+    /// It has said who it is, and the node has yet to take its session.
+    Attaching,
     Connected,
     /// Its connection is closed; it may come back.
     Away,
@@ -99,6 +101,7 @@ impl Agent {
         self.now = now;
         match self.admit(hello, admission) {
             Ok(instance) => {
+                self.attach_desk_again();
                 self.attach(&instance, connection, session, hello);
                 Ok(())
             }
@@ -202,12 +205,12 @@ impl Agent {
             self.outputs.push_back(Output::Close(former, "the same app has connected again".into()));
         }
         let Some(app) = self.apps.get_mut(instance) else { return };
-        app.state = State::Connected;
+        app.state = State::Attaching;
         app.connection = Some(connection);
         app.session = Some(session);
         app.profile = Profile::default();
         app.listened = false;
-        let (app_id, secret) = (app.app_id.clone(), app.secret.clone());
+        let app_id = app.app_id.clone();
         self.no_timer(&Timer::Return(instance.clone()));
         self.connections.insert(connection, instance.clone());
         self.sessions.insert(session, instance.clone());
@@ -219,7 +222,7 @@ impl Agent {
             .json("fdc3", &fdc3)
             .end();
         let user = Some(self.settings.user.clone());
-        self.ask(session, Pending::Nothing, |request| Command::Attach {
+        self.ask(session, Pending::Attach(Box::new(hello.clone())), |request| Command::Attach {
             request,
             identity,
             login: user.clone(),
@@ -227,11 +230,28 @@ impl Agent {
             service: false,
         });
         self.join(session, Area::Interop);
+    }
+
+    /// The node has taken an app's session.
+    fn attached(&mut self, instance: &Text, server: Text, hello: &Hello) {
+        let Some(app) = self.apps.get_mut(instance) else { return };
+        app.server = Some(server);
+        app.state = State::Connected;
+        let (app_id, secret) = (app.app_id.clone(), app.secret.clone());
         let about = self.about(instance);
         let frame = hello.accepted(&app_id, instance, &secret, &about, self.now.wall_ms);
         self.send(instance, frame);
         self.connected(instance);
         self.outputs.push_back(Output::Changed);
+    }
+
+    /// The node has not taken an app's session.
+    fn not_attached(&mut self, instance: &Text, reason: &Reason, hello: &Hello) {
+        let Some(connection) = self.apps.get(instance).and_then(|app| app.connection) else { return };
+        let why = format!("the node does not take this app: {reason}");
+        let frame = hello.refused(&why, self.now.wall_ms);
+        self.outputs.push_back(Output::Refuse(connection, Refused { frame, why }));
+        self.disconnect(connection);
     }
 
     /// An app's connection is closed.
@@ -285,9 +305,8 @@ impl Agent {
     pub(crate) fn app_event(&mut self, instance: &Text, event: Event) {
         match event {
             Event::Attached { request, instance: server, .. } => {
-                self.pending(&request);
-                if let Some(app) = self.apps.get_mut(instance) {
-                    app.server = Some(server);
+                if let Some((_, Pending::Attach(hello))) = self.pending(&request) {
+                    self.attached(instance, server, &hello);
                 }
             }
             Event::Done { request } => {
@@ -295,11 +314,11 @@ impl Agent {
                     self.done(pending);
                 }
             }
-            Event::Refused { request, .. } => {
-                if let Some((_, pending)) = self.pending(&request) {
-                    self.refused(pending);
-                }
-            }
+            Event::Refused { request, reason } => match self.pending(&request) {
+                Some((_, Pending::Attach(hello))) => self.not_attached(instance, &reason, &hello),
+                Some((_, pending)) => self.refused(pending),
+                None => {}
+            },
             Event::CallEnded { request, outcome } => self.call_ended(&request, outcome),
             Event::Invoke { invocation, method, caller, arguments } => {
                 self.invoked(instance, invocation, &method, &caller, &arguments);

@@ -42,7 +42,7 @@ use fdc3_directory::{Directory, Record};
 use mesh_model::limits::JsonLimits;
 use mesh_model::{Area, Command, Event, Json, Request, SessionId, Text};
 use proto_bridge::Message;
-use proto_dacp::{Fault, Object, Stamp};
+use proto_dacp::{Fault, Hello, Object, Stamp};
 
 pub use app::{Admission, Refused};
 pub use view::{AppItem, InstanceItem};
@@ -163,6 +163,8 @@ pub enum Output {
     Data(ConnectionId, Bytes),
     /// Close a connection: why, for the log and the app.
     Close(ConnectionId, String),
+    /// Tell an app that it is not let in after all, and close its connection.
+    Refuse(ConnectionId, Refused),
     /// Hand this to the node.
     Command(SessionId, Command),
     /// End a session of the node.
@@ -214,6 +216,8 @@ struct Desk {
     session: SessionId,
     /// Its instance id, once it has one.
     instance: Option<Text>,
+    /// The node has not taken it, as the user had too many sessions.
+    refused: bool,
 }
 
 /// What is due at a time.
@@ -239,6 +243,10 @@ enum Timer {
 enum Pending {
     /// Nothing depends on it.
     Nothing,
+    /// An app's session, with its first frame.
+    Attach(Box<Hello>),
+    /// The desk's own session.
+    Desk,
     /// The desk's own subscription to a context.
     Context(Text),
     /// An app's request that is answered with `{}` when this is done.
@@ -278,7 +286,7 @@ impl Agent {
             ids,
             now,
             outputs: VecDeque::new(),
-            desk: Desk { session: desk, instance: None },
+            desk: Desk { session: desk, instance: None, refused: false },
             directory,
             apps: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -294,6 +302,7 @@ impl Agent {
             timers: BTreeSet::from([(heartbeat, Timer::Heartbeat)]),
             settings,
         };
+        agent.make_user_channels();
         agent.attach_desk();
         agent
     }

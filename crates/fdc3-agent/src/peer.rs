@@ -116,8 +116,14 @@ impl Peers {
 }
 
 impl Agent {
+    /// Attaches the desk if that was refused before.
+    pub(crate) fn attach_desk_again(&mut self) {
+        if std::mem::take(&mut self.desk.refused) {
+            self.attach_desk();
+        }
+    }
+
     pub(crate) fn attach_desk(&mut self) {
-        self.make_user_channels();
         let fdc3 = Object::new().flag("desk", true).text("node", &self.settings.node).end();
         let identity = Object::new()
             .text("application", METHOD)
@@ -125,7 +131,7 @@ impl Agent {
             .json("fdc3", &fdc3)
             .end();
         let user = Some(self.settings.user.clone());
-        self.ask_desk(Pending::Nothing, |request| Command::Attach {
+        self.ask_desk(Pending::Desk, |request| Command::Attach {
             request,
             identity,
             login: user.clone(),
@@ -232,6 +238,7 @@ impl Agent {
             Pending::Cast { event, .. } => self.channels.cast(&event),
             Pending::Reply(asker) => self.answer(&asker, Err(Fault::AccessDenied)),
             Pending::Channel { name } => self.channel_refused(&name),
+            Pending::Desk => self.desk.refused = true,
             Pending::Context(name) => {
                 // It was destroyed meanwhile.
                 self.context_opened(&name, Text::default(), None);

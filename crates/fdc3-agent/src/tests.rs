@@ -41,6 +41,10 @@ impl World {
     }
 
     fn of_life(count: usize, life: u8) -> Self {
+        Self::limited(count, life, mesh_model::Limits::default())
+    }
+
+    fn limited(count: usize, life: u8, limits: mesh_model::Limits) -> Self {
         let mut world = Self {
             nodes: Vec::new(),
             agents: Vec::new(),
@@ -52,7 +56,8 @@ impl World {
             next: 100,
         };
         for number in 0..count {
-            world.nodes.push(Node::new(node_settings(number), world.clock()));
+            let settings = NodeSettings { limits: limits.clone(), ..node_settings(number) };
+            world.nodes.push(Node::new(settings, world.clock()));
             world.agents.push(agent(number, life, world.now));
         }
         if count == 2 {
@@ -113,6 +118,10 @@ impl World {
                     match output {
                         Output::Frame(connection, frame) | Output::Data(connection, frame) => {
                             let frame = Json::parse(frame).unwrap();
+                            self.frames.entry((at, connection.0)).or_default().push_back(frame);
+                        }
+                        Output::Refuse(connection, refused) => {
+                            let frame = Json::parse(refused.frame).unwrap();
                             self.frames.entry((at, connection.0)).or_default().push_back(frame);
                         }
                         Output::Command(session, command) => {
@@ -395,6 +404,54 @@ fn an_instance_is_who_knows_its_secret() {
     assert_ne!(text(&welcome, "instanceId").unwrap(), id);
     assert_eq!(comes(&mut world, &secret).1, id);
     assert!(world.hello(0, &identity("http://evil.example/", None)).is_err());
+}
+
+#[test]
+fn an_app_that_the_node_does_not_take_is_told_of_the_limit() {
+    let limits = mesh_model::Limits { sessions_per_user_max: 2, ..mesh_model::Limits::default() };
+    let mut world = World::limited(1, 1, limits);
+    let (first, _) = world.app(0, "one");
+    world.send(first, "open", r#"{"app":{"appId":"two"}}"#);
+    let (_, instance, secret) = world.launched.pop().unwrap();
+    let hello = identity("http://app.example/two", Some((&instance, &secret)));
+    let late = world.hello(0, &hello).unwrap();
+    let refused = world.take(late);
+    assert_eq!(text(&refused, "type").as_deref(), Some("WCP5ValidateAppIdentityFailedResponse"));
+    let why = text(&refused.member("payload").unwrap(), "message").unwrap();
+    assert!(why.contains("limit sessions_per_user_max (2) is reached"), "{why}");
+    let answer = world.payload(first, "openResponse").unwrap();
+    assert_eq!(error(&answer).as_deref(), Some("ErrorOnLaunch"));
+    world.gone(first);
+    let second = world.hello(0, &hello).unwrap();
+    assert_eq!(text(&world.take(second).member("payload").unwrap(), "instanceId"), Some(instance));
+}
+
+#[test]
+fn a_desk_that_the_node_did_not_take_is_attached_when_there_is_room() {
+    let limits = mesh_model::Limits { sessions_per_user_max: 2, ..mesh_model::Limits::default() };
+    let mut world = World::of_life(0, 1);
+    let clock = world.clock();
+    let mut node = Node::new(NodeSettings { limits, ..node_settings(0) }, clock);
+    let others = [SessionId(50), SessionId(51)];
+    for session in others {
+        let request = Request { id: Json::from_static("1"), face: 0 };
+        let user = Some(Text::from("ann"));
+        let identity = Json::from_static("{}");
+        let command = Command::Attach { request, identity, login: user.clone(), user, service: false };
+        node.handle(Input::Session { session, command }, clock);
+    }
+    world.nodes.push(node);
+    world.agents.push(agent(0, 1, world.now));
+    world.settle();
+    let refused = world.hello(0, &identity("http://app.example/one", None)).unwrap();
+    let frame = world.take(refused);
+    assert_eq!(text(&frame, "type").as_deref(), Some("WCP5ValidateAppIdentityFailedResponse"));
+    for session in others {
+        world.nodes[0].handle(Input::SessionClosed { session, heard: None }, clock);
+    }
+    let (app, _) = world.app(0, "one");
+    world.ask(app, "joinUserChannel", r#"{"channelId":"fdc3.channel.1"}"#);
+    assert_eq!(error(&world.ask(app, "broadcast", &broadcast("fdc3.channel.1"))), None);
 }
 
 #[test]

@@ -415,7 +415,7 @@ impl World {
             Output::Frame(connection, frame) | Output::Data(connection, frame) => {
                 self.told(desk, connection, frame);
             }
-            Output::Close(connection, _) => {
+            Output::Close(connection, _) | Output::Refuse(connection, _) => {
                 let line = self.desks[desk].lines.iter_mut().find(|line| line.id == Some(connection));
                 let instance = line.and_then(|line| std::mem::take(line).instance);
                 self.closed(instance.as_ref());

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fdc3_agent::{Admission, ConnectionId, Refused};
+use fdc3_agent::{Admission, ConnectionId};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::service::Desktop;
+use super::service::{Desktop, keep_out};
 use crate::config::LimitsConfig;
 use crate::local::websocket::{CloseWith, End, close};
 use crate::local::wire::{Wire, frame_of, relieved};
@@ -126,11 +126,9 @@ impl Session {
                         self.known = true;
                         Ok(())
                     }
-                    Err(Refused { frame, why }) => {
+                    Err(refused) => {
                         self.desktop.gateway().close_session(session, None);
-                        tracing::warn!(reason = %why, "an FDC3 app was not let in");
-                        self.wire.outbox.push(Item::Frame(frame));
-                        self.wire.outbox.push(Item::Close(CloseWith { code: 1008, reason: why }));
+                        keep_out(&self.wire.outbox, refused);
                         Ok(())
                     }
                 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use fdc3_agent::{Agent, ConnectionId, Limits, Output, Settings, Time};
+use fdc3_agent::{Agent, ConnectionId, Limits, Output, Refused, Settings, Time};
 use fdc3_directory::{Details, Directory, Record};
 use mesh_core::Input;
 use mesh_model::{SessionId, Text};
@@ -326,6 +326,11 @@ impl Desktop {
                     self.push(connection, Item::Close(CloseWith { code: 1000, reason }));
                     self.connections.remove(&connection);
                 }
+                Output::Refuse(connection, refused) => {
+                    if let Some(outbox) = self.connections.get(&connection) {
+                        keep_out(&outbox, refused);
+                    }
+                }
                 Output::Command(session, command) => {
                     let full = self.gateway.input(Input::Session { session, command });
                     // Its own is emptied right here.
@@ -383,6 +388,13 @@ impl Desktop {
             }
         }
     }
+}
+
+/// Tells an app why it is not let in, and ends its connection.
+pub(crate) fn keep_out(outbox: &Outbox, Refused { frame, why }: Refused) {
+    tracing::warn!(reason = %why, "an FDC3 app was not let in");
+    outbox.push(Item::Frame(frame));
+    outbox.push(Item::Close(CloseWith { code: 1008, reason: why }));
 }
 
 async fn changed(directory: Option<&mut watch::Receiver<Arc<Directory>>>) -> Arc<Directory> {
