@@ -11,8 +11,10 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    /// `secret` is new with each start, `instances` is not.
-    pub(crate) const fn new(secret: [u8; 32], instances: [u8; 32]) -> Self {
+    /// `secret` is new with each start, `instances` is not. What proves an instance of one user proves
+    /// nothing to the agent of another.
+    pub(crate) fn new(secret: [u8; 32], instances: &[u8; 32], user: &str) -> Self {
+        let instances = *blake3::keyed_hash(instances, user.as_bytes()).as_bytes();
         Self { secret, instances, next: 0 }
     }
 

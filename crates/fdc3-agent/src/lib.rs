@@ -280,7 +280,7 @@ impl Agent {
     /// Makes an agent. `desk` is a session that has yet to attach; the agent attaches it at once.
     #[must_use]
     pub fn new(settings: Settings, desk: SessionId, directory: Arc<Directory>, now: Time) -> Self {
-        let ids = Ids::new(settings.secret, settings.instance_key);
+        let ids = Ids::new(settings.secret, &settings.instance_key, &settings.user);
         let heartbeat = now.ms + settings.limits.heartbeat_ms;
         let mut agent = Self {
             ids,

@@ -232,9 +232,13 @@ fn identity(url: &str, claim: Option<(&str, &str)>) -> Hello {
 }
 
 fn agent(number: usize, life: u8, now: Time) -> Agent {
+    agent_of("ann", number, life, now)
+}
+
+fn agent_of(user: &str, number: usize, life: u8, now: Time) -> Agent {
     let settings = Settings {
         node: format!("desk-{number}").into(),
-        user: "ann".into(),
+        user: user.into(),
         version: "0".into(),
         secret: [number as u8 * 10 + life; 32],
         instance_key: [9; 32],
@@ -404,6 +408,12 @@ fn an_instance_is_who_knows_its_secret() {
     assert_ne!(text(&welcome, "instanceId").unwrap(), id);
     assert_eq!(comes(&mut world, &secret).1, id);
     assert!(world.hello(0, &identity("http://evil.example/", None)).is_err());
+    // Nor to the agent of another user, which has the same key.
+    let mut world = World::of_life(0, 3);
+    world.nodes.push(Node::new(node_settings(0), world.clock()));
+    world.agents.push(agent_of("bob", 0, 3, world.now));
+    world.settle();
+    assert_ne!(comes(&mut world, &secret).1, id);
 }
 
 #[test]
