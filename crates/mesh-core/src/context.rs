@@ -656,8 +656,7 @@ impl Node {
         let needs = self.header(key).is_some_and(|header| header.lifetime != Lifetime::Retained);
         let has =
             |node| self.store(key).get(&key::member(node, key)).is_some_and(|entry| entry.value.is_some());
-        let held = self.nodes.keys().copied().chain([self.settings.node]).any(has);
-        if needs && !held {
+        if needs && !self.nodes.keys().copied().chain([self.settings.node]).any(has) {
             self.destroy(key, &Cause::OwnerGone);
         }
     }
@@ -726,6 +725,7 @@ impl Node {
                         context.learnt_at = Some(self.now.tick);
                     }
                     self.announce_context(&key);
+                    held.insert(key);
                 }
                 (Some(header), true) => {
                     self.access_changed(&key, &header);
@@ -734,6 +734,7 @@ impl Node {
                         self.context_changed(&key, &header, before);
                     }
                     self.publish_hold(&key);
+                    held.insert(key);
                 }
             }
         }

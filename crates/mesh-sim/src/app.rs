@@ -457,8 +457,7 @@ impl World {
         let options = &self.options;
         let gave_up = self.apps[app].pending.values().any(|open| matches!(open, Pending::Leave { .. }));
         let cut = options.cuts || options.one_way;
-        let crashed = options.crashes || options.batch_crashes || options.leaves;
-        if !cut && !crashed && !options.stalls && !gave_up {
+        if !cut && !options.crashing() && !options.stalls && !gave_up {
             self.wrong(app, &format!("call {call} has an unknown outcome, and nothing was cut"));
         }
     }

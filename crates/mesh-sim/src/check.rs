@@ -14,6 +14,9 @@ use crate::world::World;
 impl World {
     /// What must hold at any time.
     pub(crate) fn look(&mut self) {
+        if self.options.old_disks {
+            self.copy_disks();
+        }
         for host in 0..self.hosts.len() {
             let Some(status) = self.hosts[host].node.as_ref().map(Node::status) else { continue };
             if status.divergences > 0 {
@@ -114,7 +117,8 @@ impl World {
                 };
                 let mut names = Vec::new();
                 for event in self.ask(host, Input::Session { session, command: attach }) {
-                    if let Event::ContextAdded { context, name, .. } = event {
+                    if let Event::ContextAdded { context, name, creator } = event {
+                        self.check_held(host, user, &name, creator.as_ref());
                         names.push((context, name));
                     }
                 }
@@ -159,6 +163,22 @@ impl World {
                 }
                 self.ask(host, Input::SessionClosed { session, heard: None });
             }
+        }
+    }
+
+    /// A context that lives by an application lives no longer than it, however it ended.
+    fn check_held(&mut self, host: usize, user: &str, name: &Text, creator: Option<&Text>) {
+        let holds = |app: &App| {
+            let has = app.contexts.values().any(|copy| copy.name == *name && copy.value.is_some());
+            app.alive && app.user == user && has
+        };
+        let held = match name.as_bytes().first() {
+            Some(b'c') => self.apps.iter().any(holds),
+            Some(b'o') => self.apps.iter().any(|app| holds(app) && app.instance.as_ref() == creator),
+            _ => true,
+        };
+        if !held {
+            self.violate(format!("node {host}: nobody holds context {name} of {user} by {creator:?}"));
         }
     }
 
@@ -280,6 +300,8 @@ impl World {
             if text.contains("calls_wait_until: Some") {
                 left.push("calls_wait_until".to_owned());
             }
+            let contexts = self.hosts[host].node.as_mut().map(mesh_core::Node::contexts).unwrap_or_default();
+            left.extend(contexts.into_iter().map(|c| c.name.to_string()).filter(|c| !c.starts_with('r')));
             if !left.is_empty() {
                 self.violate(format!("node {host} without applications keeps {left:?}"));
             }

@@ -75,17 +75,21 @@ impl World {
         }
     }
 
-    pub(crate) fn pair(a: usize, b: usize) -> (usize, usize) {
+    pub(crate) fn pair(&self, a: usize, b: usize) -> (usize, usize) {
+        let (a, b) = (self.hosts[a].machine, self.hosts[b].machine);
         (a.min(b), a.max(b))
     }
 
     pub(crate) fn dial(&mut self, from: usize, to: usize) {
+        if from >= self.options.nodes && self.hosts[from].node.is_none() {
+            return; // A twin that is no more.
+        }
         let wait = self.rng.range(100_000, 900_000);
         self.after(wait, Happening::Dial { from, to });
-        if self.options.missing_link && Self::pair(from, to) == (0, 1) {
+        if self.options.missing_link && self.pair(from, to) == (0, 1) {
             return;
         }
-        let blocked = self.blocked.get(&Self::pair(from, to)).is_some_and(|until| *until > self.now);
+        let blocked = self.blocked.get(&self.pair(from, to)).is_some_and(|until| *until > self.now);
         let up =
             [from, to].iter().all(|host| self.hosts[*host].node.is_some() && self.stalled(*host).is_none());
         let again = self.phase == Phase::Active && self.options.double_dials && self.rng.chance(3);
@@ -124,7 +128,7 @@ impl World {
             return;
         }
         let known = &self.conns[conn];
-        let peer = LinkPeer { node: Self::node_id(known.host[1 - end]), dialled: end == 0 };
+        let peer = LinkPeer { node: self.node_id(known.host[1 - end]), dialled: end == 0 };
         let link = known.link[end];
         self.input(known.host[end], Input::LinkOpened { link, peer });
     }

@@ -39,6 +39,13 @@ pub struct Options {
     pub leaves: bool,
     /// Whether applications at times do not take what they are asked to run.
     pub overloads: bool,
+    /// Whether nodes crash and come back with an earlier copy of their disk, at times with a clock so far
+    /// behind that their life is older than ones before.
+    pub old_disks: bool,
+    /// Whether two lives of one node run at once.
+    pub twins: bool,
+    /// Whether applications at times read a subscription too slowly.
+    pub slow_readers: bool,
 }
 
 impl Options {
@@ -48,6 +55,7 @@ impl Options {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let faults = rng.chance(75);
         let mut more = Rng::new(seed ^ 0xfa17);
+        let mut rare = Rng::new(seed ^ 0xd15c);
         let relay = Rng::new(seed ^ 0x4e1a).chance(80);
         let nodes = 2 + usize::from(rng.chance(60)) + usize::from(rng.chance(30));
         Self {
@@ -68,6 +76,9 @@ impl Options {
             storm: faults && more.chance(15),
             leaves: faults && more.chance(10),
             overloads: more.chance(15),
+            old_disks: faults && rare.chance(10),
+            twins: faults && rare.chance(10),
+            slow_readers: rare.chance(15),
         }
     }
 
@@ -90,10 +101,18 @@ impl Options {
             "storm" => &mut self.storm,
             "leaves" => &mut self.leaves,
             "overloads" => &mut self.overloads,
+            "old_disks" => &mut self.old_disks,
+            "twins" => &mut self.twins,
+            "slow_readers" => &mut self.slow_readers,
             _ => return false,
         };
         *switch = on;
         true
+    }
+
+    /// Returns whether nodes may end without a word.
+    pub(crate) const fn crashing(&self) -> bool {
+        self.crashes || self.batch_crashes || self.leaves || self.old_disks || self.twins
     }
 
     pub(crate) const fn faultless(&self) -> bool {
@@ -103,7 +122,9 @@ impl Options {
             || self.double_dials
             || self.one_way
             || self.batch_crashes
-            || self.leaves)
+            || self.leaves
+            || self.old_disks
+            || self.twins)
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) enum Happening {
     Look,
     Restart { host: usize },
     Exit { host: usize, life: u64 },
+    Replace { host: usize, life: u64 },
 }
 
 /// What applications do at present.
@@ -63,10 +64,14 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     /// For the faults that came later, so that a seed without them is the run it was.
     pub(crate) more: Rng,
+    /// For those that came later still.
+    pub(crate) rare: Rng,
     pub(crate) now: u64,
     count: u64,
     queue: BTreeMap<(u64, u64), Happening>,
     pub(crate) hosts: Vec<Host>,
+    /// All lives that each node has had.
+    pub(crate) lives: Vec<BTreeSet<u64>>,
     pub(crate) conns: Vec<Conn>,
     pub(crate) apps: Vec<App>,
     pub(crate) calls: Vec<CallRecord>,
@@ -80,32 +85,24 @@ pub(crate) struct World {
     pub(crate) lost: [u64; 2],
     pub(crate) received: [u64; 3],
     pub(crate) violations: Vec<String>,
-    pub(crate) crashed: BTreeSet<usize>,
     pub(crate) aside: Vec<(SessionId, Event)>,
 }
 
 impl World {
     fn new(options: Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let hosts = (0..options.nodes)
-            .map(|_| Host {
-                node: None,
-                life: 0,
-                skew_ms: rng.range(0, 20_000),
-                jump_ms: 0,
-                stalled_until: 0,
-                timer: 0,
-                links: BTreeMap::new(),
-            })
-            .collect();
+        let hosts = (0..options.nodes).map(|machine| Host::new(machine, rng.range(0, 20_000))).collect();
+        let lives = vec![BTreeSet::new(); options.nodes];
         Self {
             more: Rng::new(options.seed ^ 0x0dd5),
+            rare: Rng::new(options.seed ^ 0x71e5),
             options,
             rng,
             now: 1_000_000,
             count: 0,
             queue: BTreeMap::new(),
             hosts,
+            lives,
             conns: Vec::new(),
             apps: Vec::new(),
             calls: Vec::new(),
@@ -119,7 +116,6 @@ impl World {
             lost: [0; 2],
             received: [0; 3],
             violations: Vec::new(),
-            crashed: BTreeSet::new(),
             aside: Vec::new(),
         }
     }
@@ -145,6 +141,7 @@ impl World {
         // Heal: what is down comes back, and everything has time to settle.
         self.phase = Phase::Quiet;
         self.blocked.clear();
+        self.end_twins();
         for host in 0..self.options.nodes {
             if self.hosts[host].node.is_none() {
                 self.start(host);
@@ -274,6 +271,11 @@ impl World {
             Happening::Exit { host, life } => {
                 if self.hosts[host].life == life {
                     self.crash(host);
+                }
+            }
+            Happening::Replace { host, life } => {
+                if self.hosts[host].life == life {
+                    self.replace(host);
                 }
             }
             Happening::Restart { host } => {
