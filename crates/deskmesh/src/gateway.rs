@@ -269,7 +269,7 @@ impl Gateway {
                     let events = dropped - dropped_before;
                     tracing::warn!(
                         events,
-                        "slow applications lost stream data (limits outbox_subscription_bytes_max and outbox_stream_bytes_max)"
+                        "slow applications lost stream data (limits outbox_subscription_bytes_max and outbox_stream_bytes_max), or slow links (limit session_queues_bytes_max)"
                     );
                     dropped_before = dropped;
                 }
@@ -432,6 +432,10 @@ impl LinkEvents for Gateway {
         self.input(Input::LinkDrained { link });
     }
 
+    fn link_eased(&self, link: LinkId) {
+        self.input(Input::LinkEased { link });
+    }
+
     fn link_closed(&self, link: LinkId, reason: String) {
         self.input(Input::LinkClosed { link, reason: reason.into() });
         self.links.remove(&link);
@@ -493,6 +497,9 @@ fn log(notice: &Notice) {
         }
         Notice::NodeDown { node, name, reason } => {
             tracing::warn!(node = %node.short(), %name, %reason, "node cannot be reached; its apps are withdrawn");
+        }
+        Notice::LinkSlow { node, name } => {
+            tracing::warn!(node = %node.short(), %name, "the link takes less than streams push (limit session_queues_bytes_max); subscriptions wait for it");
         }
         Notice::NodeGone { node, name } => tracing::info!(node = %node.short(), %name, "node is gone"),
         Notice::LinkRefused { node, reason } => {

@@ -76,6 +76,11 @@ pub enum Input {
         /// The link.
         link: LinkId,
     },
+    /// A link that had no room for a message has some again.
+    LinkEased {
+        /// The link.
+        link: LinkId,
+    },
     /// A message that this node passes on for another was not taken by its next link.
     NotRelayed {
         /// That link.
@@ -161,6 +166,8 @@ pub enum Notice {
     NodeUp { node: NodeId, name: Text, by_way_of: Option<Text> },
     /// It cannot any more.
     NodeDown { node: NodeId, name: Text, reason: Text },
+    /// The link to it takes less than streams push: its subscriptions wait until it has room again.
+    LinkSlow { node: NodeId, name: Text },
     /// It was away too long, or lives a new life.
     NodeGone { node: NodeId, name: Text },
     /// A link that was to be opened is refused, here or at the other side; not because another one serves.

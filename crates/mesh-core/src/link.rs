@@ -201,6 +201,7 @@ impl Node {
                 self.private_data(peer, id, data, sequence, snapshot);
             }
             LinkMessage::SubscriptionEnd { id, cause } => self.remote_subscription_ended(peer, id, cause),
+            LinkMessage::SubscriptionRoom { id } => self.room_for_subscription(peer, id),
             LinkMessage::Unsubscribe { id, cause } => self.unsubscribed(peer, id, &cause),
             LinkMessage::Publish {
                 user,

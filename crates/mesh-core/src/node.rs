@@ -142,6 +142,9 @@ pub struct Node {
     pub(crate) subscriptions: BTreeMap<CallId, RemoteSubscription>,
     /// Which subscriptions a branch of another node feeds.
     pub(crate) remote_branches: BTreeMap<(NodeId, u64), BTreeSet<CallId>>,
+    /// Subscriptions of other nodes, with their providers, that ended here since the link had no room. They
+    /// hear of it when it has.
+    pub(crate) shed: BTreeMap<NodeId, BTreeMap<CallId, SessionId>>,
 
     /// Why entries are about to be withdrawn, as the node that does it says.
     pub(crate) whys: BTreeMap<(NodeId, Bytes), Cause>,
@@ -195,6 +198,7 @@ impl Node {
             branches: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             remote_branches: BTreeMap::new(),
+            shed: BTreeMap::new(),
             whys: BTreeMap::new(),
             contexts: BTreeMap::new(),
             context_ids: BTreeMap::new(),
@@ -231,6 +235,7 @@ impl Node {
             Input::LinkOpened { link, peer } => self.link_opened(link, peer),
             Input::Link { link, message } => self.link_message(link, message),
             Input::LinkDrained { link } => self.link_drained(link),
+            Input::LinkEased { link } => self.link_eased(link),
             Input::NotRelayed { link, node, channel } => self.not_relayed(link, node, channel),
             Input::LinkClosed { link, reason } => self.link_closed(link, &reason),
             Input::Leave => self.leave_mesh(),

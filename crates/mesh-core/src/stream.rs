@@ -18,16 +18,10 @@ use mesh_model::{
 
 use crate::call::Target;
 use crate::node::Node;
-use crate::visibility::Pattern;
 
-/// A rule for streams whose subscribers read slowly.
-#[derive(Clone, Debug)]
-pub struct SlowRule {
-    /// The stream's name.
-    pub stream: Pattern,
-    /// What becomes of its data.
-    pub policy: SlowPolicy,
-}
+pub use self::slow::SlowRule;
+
+mod slow;
 
 /// A subscription as its provider's node knows it.
 #[derive(Clone, Debug)]
@@ -80,8 +74,12 @@ pub(crate) struct RemoteSubscription {
     arguments: Option<Arguments>,
     policy: SlowPolicy,
     branch: Option<u64>,
-    /// When it ends, if its provider has not answered before.
+    /// When it ends, if its provider has not answered before; or when it is asked for again, if it rests.
     deadline: Option<Tick>,
+    /// Whether it is to be asked for again, since there was no room for it.
+    rests: bool,
+    /// How often that was so lately, and when last.
+    rested: (u32, Tick),
 }
 
 /// Largest arguments with which a subscription is asked for again, in bytes. With larger ones it ends
@@ -133,6 +131,8 @@ impl Node {
                     policy,
                     branch: None,
                     deadline: None,
+                    rests: false,
+                    rested: (0, Tick(0)),
                 };
                 self.subscriptions.insert(id, subscription);
                 self.answer_is_due(id);
@@ -163,6 +163,9 @@ impl Node {
     /// Ends a subscription whose provider, on another node, has not answered in time; returns whether it is
     /// one. What the provider says later is for nobody.
     pub(crate) fn end_unanswered(&mut self, id: CallId) -> bool {
+        if self.is_rested(id) {
+            return true;
+        }
         let Some(subscription) = self.close_subscription(id) else { return false };
         let millis = self.settings.limits.call_ms_max;
         let event = match subscription.request {
@@ -191,52 +194,6 @@ impl Node {
     ) {
         let subscriber = Subscriber::Remote { node, id };
         self.ask_provider(provider, caller, method, arguments, subscriber, SlowPolicy::default());
-    }
-
-    /// Returns what becomes of a stream's data for a subscriber here that reads slowly: the first rule that
-    /// matches decides.
-    fn slow_policy(&self, stream: &Text) -> SlowPolicy {
-        let rule = self.settings.slow_rules.iter().find(|rule| rule.stream.matches(stream));
-        rule.map(|rule| rule.policy.clone()).unwrap_or_default()
-    }
-
-    /// The link to a node takes too little for a branch: its subscriptions there end.
-    pub(crate) fn end_branch_for(&mut self, node: NodeId, branch: u64) {
-        let bound = self.branches.values().find(|known| known.number == branch);
-        let subscriptions = bound.and_then(|known| known.remote.get(&node)).cloned().unwrap_or_default();
-        for subscription in subscriptions {
-            self.end_for_slow_link(subscription);
-        }
-    }
-
-    /// The same for one subscription of that node.
-    pub(crate) fn end_too_slow_for(&mut self, node: NodeId, id: CallId) {
-        for subscription in self.interests_of_node(node, |known| known == id) {
-            self.end_for_slow_link(subscription);
-        }
-    }
-
-    fn end_for_slow_link(&mut self, subscription: u64) {
-        let Some(interest) = self.interests.get(&subscription) else { return };
-        let (provider, method, caller) =
-            (interest.provider, interest.method.clone(), interest.caller.clone());
-        let cause = Cause::TooSlow;
-        self.tell(provider, Event::SubscriberGone { subscription, method, caller, cause: cause.clone() });
-        self.end_interest(subscription, &cause, Some(CallFailure::CalleeGone));
-    }
-
-    /// A subscriber here reads too slowly for a subscription of its own, which ends.
-    pub(crate) fn end_too_slow(&mut self, session: SessionId, subscription: u64) {
-        let Some(own) = self.sessions.get_mut(&session) else { return };
-        if !own.subscribed.remove(&subscription) {
-            return;
-        }
-        let is_request = self.subscriptions.get(&CallId(subscription)).is_some_and(|s| s.request.is_some())
-            || self.interests.get(&subscription).is_some_and(|interest| interest.branch.is_none());
-        self.give_up(session, subscription, &Cause::TooSlow);
-        if !is_request {
-            self.tell(session, Event::SubscriptionEnded { subscription, cause: Cause::TooSlow });
-        }
     }
 
     fn ask_provider(
@@ -582,6 +539,9 @@ impl Node {
         if self.subscriptions.get(&id).is_none_or(|s| s.node != node) {
             return false;
         }
+        if matches!(outcome, Outcome::Failed(CallFailure::Overloaded { .. })) && self.rest(id) {
+            return true;
+        }
         let Some(subscription) = self.close_subscription(id) else { return false };
         let event = match subscription.request {
             Some(request) => Event::CallEnded { request, outcome: outcome.clone() },
@@ -637,6 +597,7 @@ impl Node {
 
     pub(crate) fn remote_subscription_ended(&mut self, node: NodeId, id: CallId, cause: Cause) {
         if self.subscriptions.get(&id).is_some_and(|subscription| subscription.node == node)
+            && !(cause == Cause::TooSlow && self.waits_for_room(id))
             && let Some(subscription) = self.close_subscription(id)
         {
             let event = match subscription.request {
@@ -657,13 +618,17 @@ impl Node {
             matches!(interest.subscriber, Subscriber::Remote { .. }) && interest.caller == *instance
         };
         self.calls.values().any(|call| call.server == *instance)
-            || self.subscriptions.values().any(|subscription| subscription.server == *instance)
+            || self
+                .subscriptions
+                .values()
+                .any(|subscription| subscription.server == *instance && !subscription.rests)
             || self.interests.values().any(from_there)
     }
 
-    /// Returns whether an app of this node is subscribed, or asks to be, to a method of another.
+    /// Returns whether an app of this node is subscribed, or asks to be, to a method of another which will
+    /// say how that ends.
     pub(crate) fn is_subscribed_to(&self, server: &Text, method: &Json) -> bool {
-        self.subscriptions.values().any(|s| s.server == *server && s.method == *method)
+        self.subscriptions.values().any(|s| s.server == *server && s.method == *method && !s.rests)
     }
 
     /// A provider on another node is gone, or one of its streams (`method`): its subscribers here are
@@ -690,6 +655,7 @@ impl Node {
     // --- What the subscriber's node says.
 
     pub(crate) fn unsubscribed(&mut self, node: NodeId, id: CallId, cause: &Cause) {
+        self.forget_shed(node, id);
         for subscription in self.interests_of_node(node, |known| known == id) {
             if let Some((interest, method)) = self.close_interest(subscription) {
                 let (caller, cause) = (interest.caller, cause.clone());
@@ -703,21 +669,27 @@ impl Node {
         let held = self.subscriptions.iter().filter(|(_, s)| s.node == node && s.request.is_none());
         let held: Vec<CallId> = held.map(|(id, _)| *id).collect();
         for id in held {
-            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
-            subscription.link = link;
-            let branch = subscription.branch.take();
-            let (session, server) = (subscription.session, subscription.server.clone());
-            let (method, arguments) = (subscription.method.clone(), subscription.arguments.clone());
-            if let Some(branch) = branch {
-                self.unfeed(node, branch, id);
+            self.ask_again(id, link);
+        }
+    }
+
+    /// Asks for a subscription again, as it was asked for first.
+    fn ask_again(&mut self, id: CallId, link: LinkId) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+        subscription.link = link;
+        subscription.rests = false;
+        let (node, branch) = (subscription.node, subscription.branch.take());
+        let (session, server) = (subscription.session, subscription.server.clone());
+        let (method, arguments) = (subscription.method.clone(), subscription.arguments.clone());
+        if let Some(branch) = branch {
+            self.unfeed(node, branch, id);
+        }
+        match arguments {
+            Some(arguments) => {
+                self.answer_is_due(id);
+                self.send_call(session, link, id, true, &server, method, arguments, None);
             }
-            match arguments {
-                Some(arguments) => {
-                    self.answer_is_due(id);
-                    self.send_call(session, link, id, true, &server, method, arguments, None);
-                }
-                None => self.remote_subscription_ended(node, id, Cause::Lost),
-            }
+            None => self.remote_subscription_ended(node, id, Cause::Lost),
         }
     }
 
@@ -752,6 +724,7 @@ impl Node {
 
     /// A node cannot be reached: its subscribers are gone. It asks again for those that are still there.
     pub(crate) fn end_interests_of_node(&mut self, node: NodeId) {
+        self.shed.remove(&node);
         for subscription in self.interests_of_node(node, |_| true) {
             if let Some((interest, method)) = self.close_interest(subscription) {
                 let (caller, cause) = (interest.caller, Cause::Unreachable);

@@ -14,5 +14,6 @@ mod mesh;
 mod node;
 mod relay;
 mod returning;
+mod slow;
 mod streams;
 mod visibility;

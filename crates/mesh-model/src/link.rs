@@ -129,6 +129,8 @@ pub enum LinkMessage {
     PrivateData { id: CallId, data: Json, sequence: Option<Json>, snapshot: Option<Json>, after: u64 },
     /// The provider's side ended a subscription.
     SubscriptionEnd { id: CallId, cause: Cause },
+    /// There is room again for a subscription that has ended as too slow.
+    SubscriptionRoom { id: CallId },
     /// The subscriber's side gave it up.
     Unsubscribe { id: CallId, cause: Cause },
 
@@ -192,6 +194,7 @@ impl LinkMessage {
             | Self::BranchData { .. }
             | Self::PrivateData { .. }
             | Self::SubscriptionEnd { .. }
+            | Self::SubscriptionRoom { .. }
             | Self::Unsubscribe { .. }
             | Self::Publish { .. } => true,
             Self::Hello { .. }

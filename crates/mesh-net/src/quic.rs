@@ -70,6 +70,10 @@ pub trait LinkEvents: Send + Sync + 'static {
     /// once after every send on that lane, unless the link closes.
     fn link_drained(&self, link: LinkId);
 
+    /// A session lane that did not take a frame, since that might only use a share of the queue, has
+    /// room again: at most [`Share::EASED`] of the queue is in use.
+    fn link_eased(&self, link: LinkId);
+
     /// The link is gone; sends on it fail from now on.
     fn link_closed(&self, link: LinkId, reason: String);
 

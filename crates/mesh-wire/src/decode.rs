@@ -201,6 +201,7 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             let fields = fields()?;
             LinkMessage::SubscriptionEnd { id: fields.must(b'i', Reader::call)?, cause: cause(&fields)? }
         }
+        message::SUB_ROOM => LinkMessage::SubscriptionRoom { id: fields()?.must(b'i', Reader::call)? },
         message::UNSUB => {
             let fields = fields()?;
             LinkMessage::Unsubscribe { id: fields.must(b'i', Reader::call)?, cause: cause(&fields)? }

@@ -153,6 +153,10 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.uint(b'i', id.0);
             out.cause(cause);
         }
+        LinkMessage::SubscriptionRoom { id } => {
+            out = frame(message::SUB_ROOM);
+            out.uint(b'i', id.0);
+        }
         LinkMessage::Unsubscribe { id, cause } => {
             out = frame(message::UNSUB);
             out.uint(b'i', id.0);

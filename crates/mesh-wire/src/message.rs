@@ -71,6 +71,8 @@ pub const SUB_END: u64 = 0x54;
 pub const PRIVATE_DATA: u64 = 0x55;
 /// As [`SUB_END`], the other way.
 pub const UNSUB: u64 = 0x56;
+/// `i` call.
+pub const SUB_ROOM: u64 = 0x57;
 
 /// `d` domain, `t` text: topic, `p` json: publisher, `b` json: data, \[`u` text: user, `s` 1: from a
 /// service, `c` text: restriction, `r` text: routing key, `f` json: target, `a` after\].

@@ -231,6 +231,7 @@ fn examples() -> Vec<LinkMessage> {
     }));
     all.extend(causes.iter().map(|cause| LinkMessage::Why { key: "I\u{1}".into(), cause: cause.clone() }));
     all.extend(causes.iter().map(|cause| LinkMessage::Unsubscribe { id: CallId(3), cause: cause.clone() }));
+    all.push(LinkMessage::SubscriptionRoom { id: CallId(3) });
     all.extend(causes.map(|cause| LinkMessage::SubscriptionEnd { id: CallId(3), cause }));
     all
 }
@@ -406,6 +407,7 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
         }),
         (call(), cause()).prop_map(|(id, cause)| LinkMessage::SubscriptionEnd { id, cause }),
         (call(), cause()).prop_map(|(id, cause)| LinkMessage::Unsubscribe { id, cause }),
+        call().prop_map(|id| LinkMessage::SubscriptionRoom { id }),
         (vec(any::<u8>(), 0..40), cause())
             .prop_map(|(key, cause)| LinkMessage::Why { key: key.into(), cause }),
         (

@@ -326,7 +326,7 @@ impl World {
             _ => 0,
         };
         let some = |choices: &mut Choices<'_>| choices.once_in(3).then(|| any_json(choices));
-        match choices.below(28) {
+        match choices.below(29) {
             0 => LinkMessage::Hello {
                 protocol_min: u16::from(choices.byte() % 3),
                 protocol_max: u16::from(choices.byte() % 4),
@@ -422,6 +422,7 @@ impl World {
                 unseen: calls(choices),
                 forgotten: calls(choices),
             },
+            28 => LinkMessage::SubscriptionRoom { id },
             _ => LinkMessage::Publish {
                 domain: domain(choices),
                 user: choices.once_in(2).then(|| "joe".into()),

@@ -79,6 +79,11 @@ impl Node {
         self.links.get(&link).is_some_and(Link::is_direct)
     }
 
+    /// Returns the direct link that messages for a link go over: that link itself, if it is not relayed.
+    pub(crate) fn carrier_of(&self, link: LinkId) -> LinkId {
+        self.links.get(&link).and_then(|known| known.via).map_or(link, |via| via.carrier)
+    }
+
     // --- The node between.
 
     /// A neighbour asks to pass a message on.

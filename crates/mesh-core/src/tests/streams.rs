@@ -14,31 +14,31 @@ use crate::{Input, SlowRule};
 const BRANCH: &str = "\"b\"";
 
 /// A provider on the first node, and apps on the others.
-struct Stage {
-    mesh: Mesh,
-    provider: App,
-    instance: Text,
+pub(super) struct Stage {
+    pub(super) mesh: Mesh,
+    pub(super) provider: App,
+    pub(super) instance: Text,
     pushed: u64,
 }
 
 impl Stage {
-    fn new(nodes: usize) -> Self {
+    pub(super) fn new(nodes: usize) -> Self {
         let mut mesh = Mesh::new(nodes);
         let (provider, instance) = mesh.app(0, "joe");
         mesh.register(provider, "1", "Prices");
         Self { mesh, provider, instance, pushed: 0 }
     }
 
-    fn app(&mut self, node: usize) -> App {
+    pub(super) fn app(&mut self, node: usize) -> App {
         self.mesh.app(node, "joe").0
     }
 
-    fn ask_for(&mut self, app: App) -> Request {
+    pub(super) fn ask_for(&mut self, app: App) -> Request {
         self.mesh.subscribe(app, &self.instance.clone(), "1")
     }
 
     /// Accepts all that is asked for, and returns how much that was.
-    fn accept(&mut self) -> usize {
+    pub(super) fn accept(&mut self) -> usize {
         let asked = self.mesh.take(self.provider, |event| match event {
             Event::SubscriptionRequested { subscription, .. } => Some(*subscription),
             _ => None,
@@ -50,7 +50,7 @@ impl Stage {
         asked.len()
     }
 
-    fn subscriber(&mut self, node: usize) -> (App, u64) {
+    pub(super) fn subscriber(&mut self, node: usize) -> (App, u64) {
         let app = self.app(node);
         self.ask_for(app);
         assert_eq!(self.accept(), 1);
@@ -61,20 +61,20 @@ impl Stage {
         (app, subscribed[0])
     }
 
-    fn push(&mut self) {
+    pub(super) fn push(&mut self) {
         self.pushed += 1;
         let (branch, data) = (json(BRANCH), json(&self.pushed.to_string()));
         self.mesh.send(self.provider, Command::Push { branch, data, sequence: None, snapshot: None });
     }
 
-    fn data(&mut self, app: App) -> Vec<u64> {
+    pub(super) fn data(&mut self, app: App) -> Vec<u64> {
         self.mesh.take(app, |event| match event {
             Event::StreamData { data, .. } => data.to_string().parse().ok(),
             _ => None,
         })
     }
 
-    fn unsubscribe(&mut self, (app, subscription): (App, u64)) {
+    pub(super) fn unsubscribe(&mut self, (app, subscription): (App, u64)) {
         self.mesh.ask(app, |request| Command::Unsubscribe { request, subscription, words: Words::default() });
     }
 
@@ -84,10 +84,11 @@ impl Stage {
     }
 
     /// Checks that no node knows of any subscription.
-    fn assert_nothing_left(&self) {
+    pub(super) fn assert_nothing_left(&self) {
         for node in &self.mesh.nodes {
             assert!(node.subscriptions.is_empty() && node.remote_branches.is_empty());
             assert!(node.interests.is_empty() && node.branches.is_empty() && node.deadlines.is_empty());
+            assert!(node.shed.is_empty());
         }
     }
 }
@@ -359,31 +360,10 @@ fn the_first_rule_for_a_streams_name_decides_at_the_subscribers_node() {
 }
 
 /// Tells a node that a link has no room for a message.
-fn not_sent(stage: &mut Stage, node: usize, message: LinkMessage) {
+pub(super) fn not_sent(stage: &mut Stage, node: usize, message: LinkMessage) {
     let link: LinkId = *stage.mesh.nodes[node].links.keys().next().unwrap();
     stage.mesh.input(node, Input::NotSent { link, message, limit: "session_queues_bytes_max".into() });
     stage.mesh.settle();
-}
-
-#[test]
-fn a_stream_that_a_link_has_no_room_for_ends_there_and_goes_on_elsewhere() {
-    let mut stage = Stage::new(2);
-    let [(local, _), (one, _), (other, _)] = [0, 1, 1].map(|node| stage.subscriber(node));
-    stage.mesh.events_of(stage.provider);
-    let branch = stage.mesh.nodes[0].branches.values().next().unwrap().number();
-    let data = LinkMessage::BranchData { branch, data: json("0"), sequence: None, snapshot: None, after: 0 };
-    not_sent(&mut stage, 0, data);
-    let ended = |event: &Event| match event {
-        Event::SubscriptionEnded { cause, .. } | Event::SubscriberGone { cause, .. } => Some(cause.clone()),
-        _ => None,
-    };
-    assert_eq!(stage.mesh.take(stage.provider, ended), [Cause::TooSlow, Cause::TooSlow]);
-    for app in [one, other] {
-        assert_eq!(stage.mesh.take(app, ended), [Cause::TooSlow]);
-    }
-    stage.push();
-    assert_eq!([local, one, other].map(|app| stage.data(app).len()), [1, 0, 0]);
-    assert!(stage.mesh.nodes[1].subscriptions.is_empty());
 }
 
 #[test]

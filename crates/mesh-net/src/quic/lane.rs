@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -71,6 +71,12 @@ pub struct Share(pub u8);
 impl Share {
     /// The whole queue.
     pub const ALL: Self = Self(100);
+    /// What may still be used of a queue that refused a frame, when it counts as eased.
+    pub const EASED: Self = Self(25);
+
+    const fn of(self, bytes: usize) -> usize {
+        bytes / 100 * self.0 as usize + bytes % 100 * self.0 as usize / 100
+    }
 }
 
 /// The bytes that wait in one lane, or in several together.
@@ -78,11 +84,13 @@ impl Share {
 pub(super) struct Budget {
     used: Arc<AtomicUsize>,
     bytes_max: usize,
+    /// Whether a frame was refused that had less than all for its share, since it was last eased.
+    refused: Arc<AtomicBool>,
 }
 
 impl Budget {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { used: Arc::default(), bytes_max }
+        Self { used: Arc::default(), bytes_max, refused: Arc::default() }
     }
 
     /// Takes bytes out of the budget. One frame always fits into an unused one, however small.
@@ -92,14 +100,28 @@ impl Budget {
 
     /// The same for what may only use a share of the budget.
     pub(super) fn take_within(&self, bytes: usize, share: Share) -> bool {
-        let max =
-            self.bytes_max / 100 * usize::from(share.0) + self.bytes_max % 100 * usize::from(share.0) / 100;
+        let max = share.of(self.bytes_max);
         let fits = |used: usize| (used == 0 || used + bytes <= max).then_some(used + bytes);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        if !taken && share < Share::ALL {
+            self.refused.store(true, Ordering::SeqCst);
+        }
+        taken
+    }
+
+    /// Returns whether frames have been refused and there is room again.
+    fn is_eased(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+            && self.used.load(Ordering::SeqCst) <= Share::EASED.of(self.bytes_max)
+    }
+
+    /// The same, and has it not be said again before the next refusal.
+    fn takes_ease(&self) -> bool {
+        self.is_eased() && self.refused.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
     }
 }
 
@@ -123,6 +145,15 @@ struct LaneState {
     direct_left: u32,
     owes_drained: bool,
     has_failed: bool,
+}
+
+/// What the task that writes a lane has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing waits any more.
+    Drained,
+    /// There is room again, after there was too little.
+    Eased,
 }
 
 /// A frame was not taken by a lane.
@@ -160,6 +191,7 @@ impl LaneSender {
             return Err(Untaken::Closed);
         }
         if !self.budget.take_within(framed_len(&frame), share) {
+            self.wake_if_eased(&state);
             return Err(Untaken::Full);
         }
         let was_empty = state.queue.is_empty();
@@ -178,25 +210,40 @@ impl LaneSender {
         if state.owes_drained || state.direct_left == DIRECT_SENDS_MAX / 2 {
             state.waker.wake_by_ref();
         }
-        state.pump_direct(&self.budget).map_err(|_| Untaken::Closed)
+        let sent = state.pump_direct(&self.budget).map_err(|_| Untaken::Closed);
+        self.wake_if_eased(&state);
+        sent
     }
 
-    /// Runs the writer task until the stream fails. `drained` is called without any lock.
-    pub(super) async fn write(&self, drained: impl Fn()) -> WriteError {
+    /// Has the writer task say that there is room again, in case no other one is about to write and notice.
+    fn wake_if_eased(&self, state: &LaneState) {
+        if self.budget.is_eased() {
+            state.waker.wake_by_ref();
+        }
+    }
+
+    /// Runs the writer task until the stream fails. `told` is called without any lock.
+    pub(super) async fn write(&self, told: impl Fn(Told)) -> WriteError {
         loop {
             let event = poll_fn(|context| {
                 let mut state = self.state();
                 state.waker.clone_from(context.waker());
                 state.direct_left = DIRECT_SENDS_MAX;
-                match state.pump(context, &self.budget) {
+                let pumped = state.pump(context, &self.budget);
+                if self.budget.takes_ease() {
+                    return Poll::Ready(Ok(Told::Eased));
+                }
+                match pumped {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                    Poll::Ready(Ok(())) if std::mem::take(&mut state.owes_drained) => Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) if std::mem::take(&mut state.owes_drained) => {
+                        Poll::Ready(Ok(Told::Drained))
+                    }
                     Poll::Ready(Ok(())) => Poll::Pending,
                 }
             });
             match event.await {
-                Ok(()) => drained(),
+                Ok(event) => told(event),
                 Err(error) => return error,
             }
         }

@@ -15,7 +15,7 @@ use tracing::{debug, error};
 
 use super::bulk::BulkSender;
 use super::code::{CloseCode, describe};
-use super::lane::{Budget, LaneSender, ORDERED_LANES, Share, Untaken, index, ordered_lanes, priority};
+use super::lane::{Budget, LaneSender, ORDERED_LANES, Share, Told, Untaken, index, ordered_lanes, priority};
 use super::read;
 use super::shared::Shared;
 use super::{LinkLimits, SendError};
@@ -191,7 +191,11 @@ async fn run(shared: Arc<Shared>, link: Arc<Link>, first_stream: Option<RecvStre
 }
 
 async fn write(shared: Arc<Shared>, link: Arc<Link>, place: usize) {
-    let error = link.lanes.0[place].write(|| shared.events.link_drained(link.id)).await;
+    let told = |event| match event {
+        Told::Drained => shared.events.link_drained(link.id),
+        Told::Eased => shared.events.link_eased(link.id),
+    };
+    let error = link.lanes.0[place].write(told).await;
     if let quinn::WriteError::Stopped(_) = error {
         link.close(CloseCode::BAD_STREAM, "lane refused");
     }

@@ -18,6 +18,8 @@ use tokio::time::{Instant, timeout};
 use super::virtual_net::VirtualNet;
 use super::*;
 
+mod limits;
+
 const NOW_MS: u64 = 1_800_000_000_000;
 const ADDRESS: &str = "127.0.0.1:0";
 
@@ -68,6 +70,7 @@ struct Rows {
     opened: Vec<(LinkId, PeerIdentity, bool)>,
     frames: Vec<(Lane, Bytes, Option<Instant>)>,
     drained: usize,
+    eased: usize,
     closed: Vec<(LinkId, String)>,
 }
 
@@ -116,6 +119,10 @@ impl LinkEvents for Log {
 
     fn link_drained(&self, _link: LinkId) {
         self.change(|rows| rows.drained += 1);
+    }
+
+    fn link_eased(&self, _link: LinkId) {
+        self.change(|rows| rows.eased += 1);
     }
 
     fn link_closed(&self, link: LinkId, reason: String) {
@@ -241,6 +248,7 @@ async fn ping_pong() {
             self.0.lock().unwrap().as_ref().unwrap().send(link, lane, frame).unwrap();
         }
         fn link_drained(&self, _: LinkId) {}
+        fn link_eased(&self, _: LinkId) {}
         fn link_closed(&self, _: LinkId, _: String) {}
     }
     let home = Home::found("ada");
