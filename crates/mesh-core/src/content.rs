@@ -152,6 +152,11 @@ impl Delta {
             .all(|operation| operation.key().is_some_and(|(key, sure)| sure || is_key(&key)))
     }
 
+    /// Returns the top-level keys that the delta is on, and what it sets them to; `None` for those it removes.
+    pub(crate) fn by_key(&self) -> impl Iterator<Item = (Segment, Option<&Json>)> {
+        self.operations.iter().filter_map(|operation| Some((operation.key()?.0, operation.value())))
+    }
+
     /// Returns whether the delta says nothing.
     pub(crate) const fn is_empty(&self) -> bool {
         self.operations.is_empty()
@@ -245,6 +250,17 @@ impl Operation {
                 let names: Vec<&[u8]> = path.iter().map(|segment| segment.0.as_ref()).collect();
                 Some((Segment(names.join(&b'.').into()), path.len() == 1))
             }
+        }
+    }
+
+    const fn value(&self) -> Option<&Json> {
+        match self {
+            Self::Reset(value)
+            | Self::Root(value)
+            | Self::SetKey(_, value)
+            | Self::MergeKey(_, value)
+            | Self::Set(_, value) => Some(value),
+            Self::RemoveKey(_) | Self::Remove(_) => None,
         }
     }
 

@@ -11,13 +11,15 @@
 //!
 //! - a context is first shown to it as it was when it left, so that there is nothing to write back, and
 //!   all that has changed since follows in one piece once it has asked for all of them;
-//! - what it writes back nevertheless counts only where nothing is newer than what it has surely heard;
+//! - what it writes back nevertheless counts only where nothing is newer than what it has surely heard, and
+//!   where its app has not spoken first;
 //! - what was destroyed meanwhile is not created again, but destroyed before its eyes.
 //!
 //! "Newer" is decided by the order of arrival on this node: see [`Arrivals`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use mesh_model::{Cause, Event, Json, Key as Segment, Limits, Request, SessionId, Text, Tick, json};
 
 use crate::content::{self, Delta};
@@ -43,6 +45,8 @@ pub(crate) const CORRECT_MS: u64 = 100;
 pub(crate) const CROSSING_MS: u64 = 1_000;
 /// Longest identity that is recognised, in bytes.
 pub(crate) const IDENTITY_BYTES_MAX: usize = 16 << 10;
+/// Largest value that is compared with what a client may remember, in bytes.
+const REPLACED_BYTES_MAX: usize = 64 << 10;
 /// Ranges of its own writes that are remembered of a session. Fewer only mean more caution.
 const WROTE_MAX: usize = 16;
 
@@ -199,6 +203,8 @@ pub(crate) struct Resuming {
     calm_at: Option<Tick>,
     /// The contexts that it has written back, or tried to.
     written_back: BTreeSet<ContextKey>,
+    /// What keys held before it wrote them since it is back, if that may be what its library remembers.
+    replaced: BTreeMap<ContextKey, BTreeMap<Segment, Option<Json>>>,
     /// The contexts whose present value it is to be told, and when.
     corrections: BTreeMap<ContextKey, Tick>,
     /// The contexts that exist for it alone, by id.
@@ -363,6 +369,7 @@ impl Node {
             held: BTreeMap::new(),
             calm_at: None,
             written_back: BTreeSet::new(),
+            replaced: BTreeMap::new(),
             corrections: BTreeMap::new(),
             phantoms: BTreeMap::new(),
         };
@@ -416,6 +423,9 @@ impl Node {
     /// Takes out of an update what a returned client only says because it does not know better. Returns
     /// whether there was anything; the client will be told.
     ///
+    /// That is what others have written since the client was surely heard, and what its app itself has written
+    /// since it is back: the library goes on from what it remembered when it was cut off.
+    ///
     /// Only an update by keys can be that: the client libraries write back one top-level key for each that
     /// differs. One that replaces the whole value, or edits inside a key, is the app's own act. It need not be
     /// the first: what an app says while it is cut off comes before what its library remembers.
@@ -426,7 +436,30 @@ impl Node {
         if !by_key || !self.may_be_memory(session, key) {
             return false;
         }
-        let dropped = delta.retain(|name| !self.has_news_for(session, key, &at(name)));
+        let is_news = |name: &Segment| self.has_news_for(session, key, &at(name));
+        let none = BTreeMap::new();
+        let replaced = self.resuming.get(&session).and_then(|resuming| resuming.replaced.get(key));
+        let replaced = replaced.unwrap_or(&none);
+        let is_old = |name: &Segment, value: Option<&Json>| {
+            value.is_some() && replaced.get(name).is_some_and(|old| old.as_ref() == value)
+        };
+        // An update is the library's or the app's. All of the library's is older than what the app itself has
+        // said since it is back.
+        let is_memory = delta.by_key().any(|(name, value)| is_news(&name) || is_old(&name, value));
+        let old: Vec<Segment> =
+            delta.by_key().filter(|(name, value)| is_old(name, *value)).map(|(name, _)| name).collect();
+        let dropped = delta.retain(|name| !(is_news(name) || is_memory && replaced.contains_key(name)));
+        let names: Vec<Segment> = delta.by_key().map(|(name, _)| name).collect();
+        let before = content::before(self.store(key), &root, names.iter());
+        if let Some(resuming) = self.resuming.get_mut(&session) {
+            let replaced = resuming.replaced.entry(key.clone()).or_default();
+            for (Segment(name), value) in before {
+                let small = value.filter(|value| value.len() <= REPLACED_BYTES_MAX);
+                replaced.entry(Segment(Bytes::copy_from_slice(&name))).or_insert(small);
+            }
+            // The library says it once. After that the app means it.
+            replaced.extend(old.into_iter().map(|name| (name, None)));
+        }
         if dropped {
             self.correct_soon(session, key);
         }

@@ -592,3 +592,65 @@ fn what_an_app_says_while_it_is_cut_off_stands_and_its_memory_does_not() {
     update(&mut mesh, back, "K", memory);
     assert_eq!(mesh.value(0, "K").unwrap(), r#"{"a":2,"own":5}"#);
 }
+
+/// Sets one key after the other, each by an update of its own.
+fn set(mesh: &mut Mesh, app: App, values: &[(&str, u32)]) {
+    for (key, value) in values {
+        let command = format!(r#"{{"commands":[{{"type":"set","path":"{key}","value":{value}}}]}}"#);
+        update(mesh, app, "K", &command);
+    }
+}
+
+#[test]
+fn what_an_app_says_before_its_library_writes_back_stands() {
+    for restarted in [false, true] {
+        let mut mesh = Mesh::new(2);
+        let app = login(&mut mesh, 1, WHO);
+        mesh.create(app, "K", r#"{"own":1,"kept":1}"#, Lifetime::Retained);
+        match restarted {
+            true => {
+                restart(&mut mesh, 2);
+                mesh.link(0, 1);
+            }
+            false => lose(&mut mesh, app),
+        }
+        let back = login(&mut mesh, 1, WHO);
+        subscribe(&mut mesh, back, "K");
+        set(&mut mesh, back, &[("own", 2), ("own", 3)]);
+        mesh.events_of(back);
+        // It remembers both, and `kept` is to be written back nevertheless.
+        let memory =
+            r#"{"commands":[{"type":"set","path":"own","value":1},{"type":"set","path":"kept","value":7}]}"#;
+        update(&mut mesh, back, "K", memory);
+        mesh.wait_ms(CORRECT_MS);
+        assert_eq!(mesh.value(0, "K").unwrap(), r#"{"kept":7,"own":3}"#, "restarted: {restarted}");
+        assert_eq!(mesh.take(back, told), ["done", r#"{"reset":{"kept":7,"own":3}}"#]);
+        set(&mut mesh, back, &[("own", 1)]);
+        assert_eq!(mesh.value(0, "K").unwrap(), r#"{"kept":7,"own":1}"#, "the app means it");
+    }
+}
+
+#[test]
+fn an_update_with_something_stale_in_it_is_the_librarys_and_older_than_what_the_app_has_said() {
+    let (mut mesh, steady) = one_away(r#"{"own":1,"theirs":1}"#);
+    set(&mut mesh, steady, &[("theirs", 2)]);
+    let back = login(&mut mesh, 0, WHO);
+    set(&mut mesh, back, &[("own", 5)]);
+    // What it remembers of `own` never came to this node.
+    let memory =
+        r#"{"commands":[{"type":"set","path":"theirs","value":1},{"type":"set","path":"own","value":4}]}"#;
+    update(&mut mesh, back, "K", memory);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"own":5,"theirs":2}"#);
+    set(&mut mesh, back, &[("own", 6)]);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"own":6,"theirs":2}"#);
+}
+
+#[test]
+fn an_app_that_has_been_back_for_a_while_may_set_a_key_back() {
+    let (mut mesh, _) = one_away(r#"{"own":1}"#);
+    let back = login(&mut mesh, 0, WHO);
+    set(&mut mesh, back, &[("own", 2)]);
+    mesh.wait_ms(WRITE_BACK_MS + 100);
+    set(&mut mesh, back, &[("own", 1)]);
+    assert_eq!(mesh.value(0, "K").unwrap(), r#"{"own":1}"#);
+}
