@@ -48,6 +48,14 @@ async function until(isSo, what = String(isSo)) {
   throw new Error(`never: ${what}`);
 }
 
+/** Does something that fails until nodes have heard of each other's agents. */
+async function settled(act) {
+  let problem;
+  const done = await until(() => act().catch((error) => { problem = error; })).catch(() => undefined);
+  if (!done) throw problem;
+  return done;
+}
+
 /** What an app is told of who broadcasts, by context: the oldest library keeps that to itself. */
 function sources(client) {
   const told = [];
@@ -196,31 +204,7 @@ const checks = {
 
   'a private channel of an app is used by an agent on the bridge': () => streams('a'),
 
-  'a private channel of an agent on the bridge is used by an app': async () => {
-    const one = await app('a', 'test-one');
-    const id = `private-${randomUUID()}`;
-    const other = await agent('a', 'other', handlesAsk('i1', () => ({ channel: { id, type: 'private' } })));
-    const node = other.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
-    const channel = await (await one.agent.raiseIntent('Ask', QUESTION)).getResult();
-    assert.equal(channel.id, id);
-    const [seen, gone] = [[], []];
-    channel.onDisconnect(() => gone.push(1));
-    await channel.addContextListener('x.price', ({ n }) => seen.push(n));
-    const added = await other.got(({ type }) => type === 'PrivateChannel.onAddContextListener');
-    assert.deepEqual(added.payload, { channelId: id, contextType: 'x.price' });
-    await until(() => other.all('PrivateChannel.eventListenerAdded').some(({ payload }) => payload.listenerType === 'onDisconnect'));
-    const say = (type, payload) => other.send(`PrivateChannel.${type}`, { channelId: id, ...payload }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
-    for (let n = 0; n < 50; n += 1) say('broadcast', { context: { type: 'x.price', n } });
-    await until(() => seen.length >= 50);
-    assert.deepEqual(seen, [...Array(50).keys()]);
-    await channel.broadcast({ type: 'x.answer' });
-    assert.deepEqual((await other.got(({ type }) => type === 'PrivateChannel.broadcast')).payload.context, { type: 'x.answer' });
-    say('onDisconnect', {});
-    await until(() => gone.length);
-    await channel.disconnect();
-    await other.got(({ type }) => type === 'PrivateChannel.onUnsubscribe');
-    await other.got(({ type }) => type === 'PrivateChannel.onDisconnect');
-  },
+  'a private channel of an agent on the bridge is used by an app': () => listens('a'),
 
   ...flags.b && {
     'two nodes: a broadcast on one bridge is heard by the other, once': async () => {
@@ -260,8 +244,108 @@ const checks = {
     },
 
     'two nodes: a private channel of an app is used by an agent on the other bridge': () => streams('b', 'test-quoter@desk-b'),
+
+    'two nodes: a private channel of an agent on the other bridge is used by an app': () => listens('b'),
+
+    'two nodes: apps find and open those of an agent on the other bridge': async () => {
+      const [one, two] = [await app('a', 'test-one'), await app('b', 'test-two')];
+      const [here, there] = [await agent('a', 'here', handlesAsk('i1')), await agent('b', 'there', handlesAsk('i2'))];
+      const named = { one: [here.name, `${there.name}@desk-b`], two: [`${here.name}@desk-a`, there.name] };
+      for (const [client, names] of [[one, named.one], [two, named.two]]) {
+        const found = await settled(async () => {
+          const { apps } = await client.agent.findIntent('Ask');
+          return apps.length === 2 && apps;
+        });
+        assert.deepEqual(found.map(({ desktopAgent }) => desktopAgent).sort(), [...names].sort());
+        const [byContext] = await client.agent.findIntentsByContext({ type: 'x.ask' });
+        assert.equal(byContext.apps.length, 2);
+        const instances = await client.agent.findInstances({ appId: 'foreign' });
+        assert.deepEqual(instances.map(({ desktopAgent }) => desktopAgent).sort(), [...names].sort());
+        for (const desktopAgent of names) {
+          const metadata = await client.agent.getAppMetadata({ appId: 'foreign', instanceId: 'i', desktopAgent });
+          assert.deepEqual([metadata.title, metadata.desktopAgent], ['An app elsewhere', desktopAgent]);
+          const [alone] = await client.agent.findInstances({ appId: 'foreign', desktopAgent });
+          assert.equal(alone.desktopAgent, desktopAgent);
+          assert.equal((await client.agent.open({ appId: `foreign@${desktopAgent}` })).desktopAgent, desktopAgent);
+        }
+      }
+      // Each search went to each agent once.
+      for (const asked of [here, there]) {
+        const sources = asked.all('findIntentsByContextRequest').map(({ meta }) => meta.source.instanceId);
+        assert.deepEqual(sources.sort(), [one.id.instanceId, two.id.instanceId].sort());
+        assert.equal(asked.all('openRequest').length, 2);
+      }
+      here.cut();
+      await until(async () => (await two.agent.findIntent('Ask')).apps.length === 1);
+      await assert.rejects(two.agent.getAppMetadata({ appId: 'foreign', desktopAgent: named.two[0] }), /DesktopAgentNotFound/);
+    },
+
+    'two nodes: an app raises an intent at an agent on the other bridge': async () => {
+      const two = await app('b', 'test-two');
+      const topic = `topic-${randomUUID()}`;
+      const results = { context: { context: { type: 'x.price', value: 42 } }, channel: { channel: { id: topic, type: 'app' } }, nothing: {} };
+      const other = await agent('a', 'other', handlesAsk('i1', ({ payload }) => results[payload.context.wants]));
+      const [resolution, named] = [
+        await settled(() => two.agent.raiseIntent('Ask', { ...QUESTION, wants: 'context' })),
+        await two.agent.raiseIntent('Ask', { ...QUESTION, wants: 'context' }, { appId: 'foreign', instanceId: 'i1', desktopAgent: `${other.name}@desk-a` }),
+      ];
+      for (const one of [resolution, named]) {
+        assert.equal(one.source.desktopAgent, `${other.name}@desk-a`);
+        assert.deepEqual(await one.getResult(), { type: 'x.price', value: 42 });
+      }
+      const { source: from } = other.all('raiseIntentRequest')[0].meta;
+      assert.deepEqual([from.appId, from.instanceId], ['test-two@desk-b', two.id.instanceId]);
+      const channel = await (await two.agent.raiseIntent('Ask', { ...QUESTION, wants: 'channel' })).getResult();
+      assert.equal(channel.id, topic);
+      await channel.broadcast({ type: 'x.first' });
+      await until(() => casts(other, topic).length);
+      assert.equal(await (await two.agent.raiseIntent('Ask', { ...QUESTION, wants: 'nothing' })).getResult(), undefined);
+      const unanswered = await two.agent.raiseIntent('Ask', { ...QUESTION, wants: 'silence' });
+      other.cut();
+      assert.equal(await unanswered.getResult().catch(() => undefined), undefined);
+    },
+
+    'two nodes: a silent agent on the other bridge costs the time limit of its bridge, and no more': async () => {
+      const [quoter, two] = [await app('b', 'test-quoter'), await app('b', 'test-two')];
+      await quoter.agent.addIntentListener('GetPrice', async () => ({ type: 'x.price' }));
+      await agent('a', 'silent', { ...handlesAsk('i1'), findIntentRequest: () => {} });
+      await until(async () => (await two.agent.findIntentsByContext({ type: 'x.ask' }).catch(() => [])).length);
+      const started = Date.now();
+      const { apps } = await two.agent.findIntent('GetPrice');
+      console.log(`      findIntent beside a silent agent: ${Date.now() - started} ms`);
+      assert.ok(apps.some(({ instanceId }) => instanceId === quoter.id.instanceId));
+      // Whoever is named is asked alone.
+      assert.equal((await two.agent.findInstances({ appId: 'test-quoter', desktopAgent: 'desk-b' })).length, 1);
+    },
   },
 };
+
+/** An agent on the bridge of a answers an app at `place` with a private channel. */
+async function listens(place) {
+  const one = await app(place, 'test-one');
+  const id = `private-${randomUUID()}`;
+  const other = await agent('a', 'other', handlesAsk('i1', () => ({ channel: { id, type: 'private' } })));
+  const node = other.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
+  const channel = await (await settled(() => one.agent.raiseIntent('Ask', QUESTION))).getResult();
+  assert.equal(channel.id, id);
+  const [seen, gone] = [[], []];
+  channel.onDisconnect(() => gone.push(1));
+  await channel.addContextListener('x.price', ({ n }) => seen.push(n));
+  const added = await other.got(({ type }) => type === 'PrivateChannel.onAddContextListener');
+  assert.deepEqual(added.payload, { channelId: id, contextType: 'x.price' });
+  await until(() => other.all('PrivateChannel.eventListenerAdded').some(({ payload }) => payload.listenerType === 'onDisconnect'));
+  const say = (type, payload) => other.send(`PrivateChannel.${type}`, { channelId: id, ...payload }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+  for (let n = 0; n < 50; n += 1) say('broadcast', { context: { type: 'x.price', n } });
+  await until(() => seen.length >= 50);
+  assert.deepEqual(seen, [...Array(50).keys()]);
+  await channel.broadcast({ type: 'x.answer' });
+  assert.deepEqual((await other.got(({ type }) => type === 'PrivateChannel.broadcast')).payload.context, { type: 'x.answer' });
+  say('onDisconnect', {});
+  await until(() => gone.length);
+  await channel.disconnect();
+  await other.got(({ type }) => type === 'PrivateChannel.onUnsubscribe');
+  await other.got(({ type }) => type === 'PrivateChannel.onDisconnect');
+  }
 
 /** An app at `place` answers an agent on the bridge of a with a private channel. */
 async function streams(place, appId = 'test-quoter') {

@@ -2,9 +2,10 @@
 //!
 //! To the apps here they are like other machines: their apps are found, opened, and raised intents at,
 //! under `desktopAgent`. To them this agent speaks for all apps of the mesh: those of other nodes go by
-//! the name `appId@node`. Each node speaks to its own bridge only; a broadcast goes over the mesh to all
-//! nodes and from each to its bridge, and what a bridge has said is not said to it again. Where several
-//! nodes of one mesh are on one bridge, the one whose name comes first speaks for all.
+//! the name `appId@node`. Each node speaks to its own bridge only: what apps of other nodes ask its agents
+//! goes by way of it ([`elsewhere`]); a broadcast goes over the mesh to all nodes and from each to its
+//! bridge, and what a bridge has said is not said to it again. Where several nodes of one mesh are on one
+//! bridge, the one whose name comes first speaks for all.
 //!
 //! An app of such an agent is an instance whose id no app of the mesh can have: [`instance_of`]. So what
 //! it asks is served as if an app had asked. Its agent is a desk of that kind: [`desk_of`].
@@ -12,6 +13,7 @@
 mod asked;
 mod asking;
 mod channels;
+mod elsewhere;
 mod names;
 mod private;
 #[cfg(test)]
@@ -21,10 +23,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_model::{Json, Text};
 use proto_bridge::{ChannelLimits, ChannelsState, Message, MessageType, Participant, error};
-use proto_dacp::{Fault, Object};
+use proto_dacp::Object;
 
-use crate::intent::Search;
-use crate::{Agent, Asker, Time};
+use crate::{Agent, Time};
+
+pub(crate) use asking::Asked;
+pub(crate) use elsewhere::AGENTS;
+
+use asking::Gathering;
 
 /// What ids begin with that belong to agents on the bridge.
 const MARK: char = '\0';
@@ -45,6 +51,12 @@ pub(crate) struct Bridge {
     /// The other agents, with the nodes of those that are nodes.
     agents: BTreeMap<Text, Option<Text>>,
     asked: BTreeMap<Text, Asked>,
+    /// What is asked of several bridges, by number.
+    gatherings: BTreeMap<u64, Gathering>,
+    /// The agents that other nodes were told of.
+    told: BTreeSet<Text>,
+    /// The agents on the bridges of other nodes, by their desks.
+    elsewhere: BTreeMap<Text, BTreeSet<Text>>,
     /// What is to be taken over once the channel is open.
     adopting: BTreeMap<Text, Vec<Adopted>>,
     /// Which events of private channels agents listen for, by channel and desk.
@@ -61,14 +73,13 @@ pub(crate) struct Adopted {
     pub(crate) heard_by: (bool, bool),
 }
 
-/// What agents on the bridge were asked.
-#[derive(Debug)]
-enum Asked {
-    Search(Box<Search>),
-    Instances { asker: Asker, here: Result<Vec<Json>, Fault> },
-    Metadata(Asker),
-    Open(Asker),
-    Raise(Asker),
+/// An agent on a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgentAt {
+    /// The desk of the node that holds the bridge, or takes part in it; none: this one.
+    pub(crate) desk: Option<Text>,
+    /// Its name on that bridge.
+    pub(crate) agent: Text,
 }
 
 /// Returns the id under which an app of an agent on the bridge goes here.
@@ -157,6 +168,7 @@ impl Agent {
         for agent in std::mem::take(&mut self.bridge.agents).into_keys() {
             self.bridge_agent_gone(&agent);
         }
+        self.publish_agents();
     }
 
     fn bridge_agent_gone(&mut self, agent: &str) {
@@ -199,6 +211,7 @@ impl Agent {
                 self.bridge_agent_gone(&agent);
             }
         }
+        self.publish_agents();
         let joined = std::mem::take(&mut self.bridge.joining);
         if let Some(state) = message.payload.member("channelsState").filter(|_| self.speaks()) {
             let (state, _) = ChannelsState::from_json(&state, &ChannelLimits::default());
@@ -217,12 +230,5 @@ impl Agent {
         let node =
             self.bridge.agents.iter().find(|(name, _)| ***name == *agent).and_then(|(_, node)| node.as_ref());
         node.is_some_and(|node| self.peers.desk_of(node).is_some())
-    }
-
-    /// Returns whether there is somebody on the bridge to ask for this app.
-    pub(crate) fn asks_bridge(&self, asker: &Asker) -> bool {
-        self.bridge.is_on()
-            && !is_foreign(&asker.instance)
-            && self.bridge.agents.keys().any(|agent| !self.is_of_mesh(agent))
     }
 }

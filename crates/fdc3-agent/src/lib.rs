@@ -108,6 +108,8 @@ pub struct Limits {
     pub peer_queue_max: usize,
     /// How long the bridge may take for an answer that starts no app. It has a limit of its own, which is shorter.
     pub bridge_find_ms: u64,
+    /// How long another node may take to have its bridge asked: its bridge's own limit, and the way.
+    pub bridge_elsewhere_ms: u64,
     /// How long it may take to open an app, or deliver an intent. The same holds.
     pub bridge_start_ms: u64,
     /// Other agents on the bridge that are known.
@@ -134,6 +136,7 @@ impl Default for Limits {
             results_max: 1_000,
             peer_queue_max: 16_384,
             bridge_find_ms: 3_000,
+            bridge_elsewhere_ms: 2_000,
             bridge_start_ms: 90_000,
             bridge_agents_max: 1_024,
             bridge_requests_max: 10_000,

@@ -4,6 +4,7 @@ use mesh_model::{Json, Text};
 use proto_dacp::{AppRef, Fault, Object};
 
 use crate::app::State;
+use crate::bridge::AgentAt;
 use crate::channel::Listener;
 use crate::document::{Cast, Slot};
 use crate::peer::Ask;
@@ -35,8 +36,8 @@ pub(crate) enum Place {
     Here(Text),
     /// At the desk of another node.
     There(Text),
-    /// At this agent on the bridge.
-    Bridge(Text),
+    /// At this agent on a bridge.
+    Bridge(AgentAt),
 }
 
 impl Agent {
@@ -50,19 +51,21 @@ impl Agent {
         match self.place(app) {
             Err(Fault::TargetAppUnavailable) => self.answer(&asker, Err(Fault::AppNotFound)),
             Err(fault) => self.answer(&asker, Err(fault)),
-            Ok(Place::Bridge(agent)) => self.open_on_bridge(asker, &agent, app, context.as_ref()),
+            Ok(Place::Bridge(at)) => match &at.desk {
+                None => self.open_on_bridge(asker, &at, app, context.as_ref()),
+                Some(desk) => {
+                    let app_id = self.id_at(&at, app);
+                    // As long as the app may take there, and the way.
+                    let patience = self.settings.limits.bridge_start_ms + self.settings.limits.peer_ms;
+                    let members = Object::new().text("appId", &app_id).text("agent", &at.agent);
+                    self.open_at(desk, members, context.as_ref(), metadata, asker, patience);
+                }
+            },
             Ok(Place::There(desk)) => {
-                let arguments = Object::new()
-                    .text("op", "open")
-                    .text("appId", &app.app_id)
-                    .some("context", context.as_ref())
-                    .some("metadata", metadata)
-                    .json("source", &self.abroad(&self.source(&asker.instance)))
-                    .end();
-                // As long as the app may take there, and the way.
                 let Limits { start_ms, open_ms, peer_ms, .. } = self.settings.limits;
                 let patience = start_ms + open_ms + peer_ms;
-                self.ask_peer(&desk, Ask::Open(asker), arguments, patience);
+                let members = Object::new().text("appId", &app.app_id);
+                self.open_at(&desk, members, context.as_ref(), metadata, asker, patience);
             }
             Ok(Place::Here(app_id)) => {
                 let source = self.source(&asker.instance);
@@ -71,9 +74,30 @@ impl Agent {
         }
     }
 
+    fn open_at(
+        &mut self,
+        desk: &Text,
+        members: Object,
+        context: Option<&Json>,
+        metadata: Option<&Json>,
+        asker: Asker,
+        patience_ms: u64,
+    ) {
+        let arguments = members
+            .text("op", "open")
+            .some("context", context)
+            .some("metadata", metadata)
+            .json("source", &self.abroad(&self.source(&asker.instance)))
+            .end();
+        self.ask_peer(desk, Ask::Open(asker), arguments, patience_ms);
+    }
+
     pub(crate) fn open_for(&mut self, invocation: u64, desk: &Text, given: &Json) {
         let text =
             |name: &str| given.member(name).and_then(|value| value.as_text()).map(|text| text.detached());
+        if let Some(agent) = text("agent") {
+            return self.open_on_bridge_for(invocation, desk, given, &agent);
+        }
         let record = text("appId").and_then(|id| self.record(&id)).map(|record| record.app_id.clone());
         let Some(app_id) = record else {
             return self.yield_desk(invocation, Some(fault(Fault::AppNotFound)));
@@ -90,12 +114,15 @@ impl Agent {
         let there = |node: &str| self.peers.desk_of(node).cloned().map(Place::There);
         let named = app.desktop_agent.as_deref().filter(|agent| *agent != &*self.settings.node);
         if let Some(agent) = named {
-            let on_bridge = || self.bridge_agent(agent).map(Place::Bridge);
+            let on_bridge = || self.agent_at(agent).map(Place::Bridge);
             return there(agent).or_else(on_bridge).ok_or(Fault::DesktopAgentNotFound);
         }
         let exact = self.record(&app.app_id).filter(|record| record.app_id == app.app_id);
         if let Some(record) = exact {
             return Ok(Place::Here(record.app_id.clone()));
+        }
+        if let Some((_, at)) = self.agent_in_id(&app.app_id).filter(|(_, at)| there(&at.agent).is_none()) {
+            return Ok(Place::Bridge(at));
         }
         if let Some((_, host)) = app.app_id.rsplit_once('@') {
             match there(host) {
@@ -103,7 +130,6 @@ impl Agent {
                 None if self.peers.known_nodes.contains(host.as_bytes()) => {
                     return Err(Fault::DesktopAgentNotFound);
                 }
-                None if let Some(agent) = self.bridge_agent(host) => return Ok(Place::Bridge(agent)),
                 // The host of a directory, most likely.
                 None => {}
             }

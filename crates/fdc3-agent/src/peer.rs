@@ -4,15 +4,17 @@
 //!
 //! | `op` | members | answer |
 //! |---|---|---|
-//! | `open` | `appId`, `context`, `metadata`, `source` | `appIdentifier` or `error` |
-//! | `raise` | `raise`, `intent`, `context`, `appId`, `instanceId`, `metadata`, `source` | `intentResolution` or `error`; later `result` |
+//! | `open` | `appId`, `agent`, `context`, `metadata`, `source` | `appIdentifier` or `error` |
+//! | `raise` | `raise`, `intent`, `context`, `appId`, `instanceId`, `agent`, `metadata`, `source` | `intentResolution` or `error`; later `result` |
+//! | `ask` | `exchange`, `payload`, `agent`, `source`: for agents on the bridge | the payload of their answer, or `error` |
 //! | `current` | `channel`, `type`, `by` | `context`, `source`, `time`, `metadata` |
 //! | `batch` | `ops`: in order, each of those below | nothing |
 //! | · `result` | `raise`, and `result`, `metadata`, or `error` | |
 //! | · `member`, `did`, `event`, `cast` | what happens in private channels | |
 //!
-//! Of batches one at a time is under way to each desk: so their operations keep their order, and what
-//! waits is bounded. A desk's apps are in a shared context of its own, [`DIRECTORY`] and its instance id.
+//! `agent` names one on the desk's bridge, who is meant. Of batches one at a time is under way to each desk:
+//! so their operations keep their order, and what waits is bounded. A desk's apps are in a shared context of
+//! its own, [`DIRECTORY`] and its instance id; who is on its bridge, in [`AGENTS`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use fdc3_directory::Record;
 use mesh_model::{
     Answer, Area, Arguments, Command, Event, Json, Lifetime, Outcome, Permissions, Request, Text, Words,
 };
+use proto_bridge::Exchange;
 use proto_dacp::{Fault, Object, array};
 
+use crate::bridge::{AGENTS, Asked};
 use crate::document::{Cast, Slot};
 use crate::intent::INTENT;
 use crate::{Agent, Asker, Output, Pending, Timer, bridge};
@@ -86,8 +90,17 @@ pub(crate) struct Method {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Open(Asker),
-    Raise { asker: Asker, raise: Text },
+    Raise {
+        asker: Asker,
+        raise: Text,
+    },
     Current(Asker),
+    /// For agents on its bridge.
+    Bridge {
+        desk: Text,
+        asked: Asked,
+        exchange: Exchange,
+    },
 }
 
 impl Peers {
@@ -200,8 +213,13 @@ impl Agent {
             }
             Event::ContextDestroyed { context, .. } => {
                 if let Some(name) = self.peers.directory_contexts.remove(&context) {
-                    self.peers.directories.remove(&name);
-                    self.outputs.push_back(Output::Changed);
+                    match name.strip_prefix(AGENTS) {
+                        Some(desk) => self.no_agents_elsewhere(desk),
+                        None => {
+                            self.peers.directories.remove(&name);
+                            self.outputs.push_back(Output::Changed);
+                        }
+                    }
                 }
                 self.context_destroyed(&context);
             }
@@ -258,6 +276,7 @@ impl Agent {
                     self.peers.known_nodes.insert(node.clone());
                 }
                 self.peers.desks.insert(instance, Peer { node, ..Peer::default() });
+                self.publish_agents();
                 self.outputs.push_back(Output::Changed);
             }
             return;
@@ -286,6 +305,7 @@ impl Agent {
             }
             self.private_peer_gone(instance);
             self.intent_peer_gone(instance);
+            self.publish_agents();
         }
         self.outputs.push_back(Output::Changed);
     }
@@ -347,14 +367,19 @@ impl Agent {
 
     // Directories.
 
-    /// Returns whether a shared context is the directory of another desk.
+    /// Returns whether a shared context is the directory of another desk, or tells of its bridge.
     pub(crate) fn peer_directory_added(&self, name: &Text) -> bool {
         let own = self.desk.instance.as_deref();
-        name.strip_prefix(DIRECTORY).is_some_and(|desk| Some(desk) != own)
+        let desk = name.strip_prefix(DIRECTORY).or_else(|| name.strip_prefix(AGENTS));
+        desk.is_some_and(|desk| Some(desk) != own)
     }
 
     /// Takes the value of such a one.
     pub(crate) fn peer_directory_changed(&mut self, name: &Text, value: Option<&Json>) -> bool {
+        if let Some(desk) = name.strip_prefix(AGENTS) {
+            self.agents_elsewhere(desk, value);
+            return true;
+        }
         if !name.starts_with(DIRECTORY) {
             return false;
         }
@@ -376,7 +401,7 @@ impl Agent {
     }
 
     pub(crate) fn note_directory(&mut self, context: &Text, name: &Text) {
-        if name.starts_with(DIRECTORY) {
+        if name.starts_with(DIRECTORY) || name.starts_with(AGENTS) {
             self.peers.directory_contexts.insert(context.clone(), name.clone());
         }
     }
@@ -423,6 +448,7 @@ impl Agent {
                 self.owed.remove(&raise);
                 self.answer(&asker, Err(fault));
             }
+            Ask::Bridge { asked, .. } => self.not_answered(asked, Some(&fault.word().into())),
         }
     }
 
@@ -494,6 +520,9 @@ impl Agent {
         match ask {
             Ask::Open(asker) => self.answer(&asker, Ok(result.detached())),
             Ask::Raise { asker, .. } => self.answer(&asker, Ok(result.detached())),
+            Ask::Bridge { desk, asked, exchange } => {
+                self.bridge_elsewhere_answers(&desk, asked, exchange, result);
+            }
             Ask::Current(asker) => {
                 let slot =
                     result.member("context").filter(|context| !context.is_null()).and_then(|context| {
@@ -532,6 +561,7 @@ impl Agent {
             }
             Some("open") => self.open_for(invocation, caller, &given),
             Some("raise") => self.raise_for(invocation, caller, &given),
+            Some("ask") => self.ask_for(invocation, caller, &given),
             Some("current") => {
                 let slot = text("channel").zip(text("by")).and_then(|(id, by)| {
                     let private = self.channels.by_id.get(&id)?.private()?;

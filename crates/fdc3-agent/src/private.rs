@@ -83,6 +83,11 @@ impl Private {
         self.left.contains(instance)
     }
 
+    /// Returns whether this node speaks to the members on other nodes: the channel lives here, or on the bridge.
+    fn is_served_here(&self) -> bool {
+        self.host.as_ref().is_none_or(|host| is_foreign(host))
+    }
+
     pub(crate) fn current(&self, kind: Option<&str>) -> Option<Slot> {
         let wanted = |slot: &&Slot| kind.is_none_or(|kind| *slot.kind == *kind);
         self.slots.iter().rev().find(wanted).cloned()
@@ -131,23 +136,25 @@ impl Agent {
     }
 
     /// A channel of another agent has been handed to an app here.
-    pub(crate) fn adopt(&mut self, id: &Text, host: &Text, instance: &Text) {
+    /// `desk` is that of the app, if it is another.
+    pub(crate) fn adopt(&mut self, id: &Text, host: &Text, instance: &Text, desk: Option<&Text>) {
         if self.desk.instance.as_ref() == Some(host) {
-            return self.add_member(id, instance, None);
+            return self.add_member(id, instance, desk);
         }
         let channel = self.channels.by_id.entry(id.clone()).or_insert_with(|| Channel {
             kind: Kind::Private(Private { host: Some(host.clone()), ..Private::default() }),
             display: None,
         });
         if let Kind::Private(private) = &mut channel.kind {
-            private.members.insert(instance.clone(), desk_of(instance));
+            private.members.insert(instance.clone(), desk.cloned().or_else(|| desk_of(instance)));
         }
     }
 
-    /// Returns at which desk a private channel lives.
+    /// Returns at which desk a private channel lives, as other nodes see it: for agents on its bridge this
+    /// one stands.
     pub(crate) fn host_of(&self, id: &Text) -> Option<Text> {
         let private = self.channels.by_id.get(id)?.private()?;
-        private.host.clone().or_else(|| self.desk.instance.clone())
+        private.host.clone().filter(|host| !is_foreign(host)).or_else(|| self.desk.instance.clone())
     }
 
     fn private_op(&self, op: &str, id: &str) -> Object {
@@ -198,7 +205,7 @@ impl Agent {
     }
 
     /// As the host: tells the agents of members elsewhere. Others tell those on their bridge.
-    fn relay_deed(&mut self, id: &Text, by: &Text, deed: &Deed) {
+    pub(crate) fn relay_deed(&mut self, id: &Text, by: &Text, deed: &Deed) {
         for desk in self.desks_of(id, by) {
             let op = self.deed_op("event", id, by, deed).end();
             self.tell_peer(&desk, op, None);
@@ -212,7 +219,8 @@ impl Agent {
         };
         let own = private.members.get(but).cloned().flatten();
         let present = private.members.iter().filter(|(instance, _)| !private.left.contains(*instance));
-        present.filter_map(|(_, desk)| desk.clone()).filter(|desk| own.as_ref() != Some(desk)).collect()
+        let desks = present.filter_map(|(_, desk)| desk.clone());
+        desks.filter(|desk| own.as_ref() != Some(desk) && private.host.as_ref() != Some(desk)).collect()
     }
 
     /// Forgets a channel that nobody can use any more.
@@ -220,7 +228,7 @@ impl Agent {
         let Some(private) = self.channels.by_id.get(id).and_then(Channel::private) else { return };
         // Of a channel that lives elsewhere not all members are known here.
         let left = |instance: &Text| {
-            (private.host.is_none() || is_foreign(instance)) && private.left.contains(instance)
+            (private.is_served_here() || is_foreign(instance)) && private.left.contains(instance)
         };
         let gone = |instance: &Text, desk: &Option<Text>| {
             left(instance) || (desk.is_none() && !self.is_connected(instance))
@@ -384,7 +392,7 @@ impl Agent {
             |name: &str| given.member(name).and_then(|value| value.as_text()).map(|text| text.detached());
         let Some(id) = text("channel") else { return };
         let Some(private) = self.private_mut(&id) else { return };
-        let is_host = private.host.is_none();
+        let is_host = private.is_served_here();
         // Of a channel that lives elsewhere only its host speaks, and to a host only those who are members.
         if !is_host && private.host.as_ref() != Some(desk) {
             return;
@@ -439,11 +447,12 @@ impl Agent {
                     metadata: given.member("metadata").map(|metadata| metadata.detached()),
                 };
                 let slot = Slot { kind, context, cast: Some(cast) };
-                if let Some(private) = self.private_mut(&id) {
+                let host = self.private_mut(&id).and_then(|private| {
                     private.keep(&slot);
-                }
+                    private.host.clone().filter(|host| is_foreign(host))
+                });
                 self.deliver_private(&id, &slot, &by);
-                for other in self.listening_desks(&id, &by, &slot.kind) {
+                for other in self.listening_desks(&id, &by, &slot.kind).into_iter().chain(host) {
                     if other != *desk {
                         self.tell_cast(&id, &slot, &by, &other, None);
                     }
@@ -460,6 +469,7 @@ impl Agent {
             let Some(private) = self.private_mut(&id) else { continue };
             if private.host.as_ref() == Some(desk) {
                 self.tell_deed(&id, desk, &Deed::Disconnected);
+                self.relay_deed(&id, desk, &Deed::Disconnected);
                 self.channels.by_id.remove(&id);
                 continue;
             }

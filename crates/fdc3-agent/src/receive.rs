@@ -303,9 +303,9 @@ impl Agent {
             }
         };
         if app.desktop_agent.is_some()
-            && let Ok(Place::Bridge(agent)) = self.place(&app)
+            && let Ok(Place::Bridge(at)) = self.place(&app)
         {
-            self.metadata_on_bridge(asker, &agent, &app);
+            self.metadata_on_bridge(asker, &at, &app);
             return Ok(());
         }
         let metadata = match &app.instance_id {
@@ -324,8 +324,8 @@ impl Agent {
                 }
             }
             None => match self.place(&app)? {
-                Place::Bridge(agent) => {
-                    self.metadata_on_bridge(asker, &agent, &app);
+                Place::Bridge(at) => {
+                    self.metadata_on_bridge(asker, &at, &app);
                     return Ok(());
                 }
                 Place::Here(id) => {
@@ -368,7 +368,7 @@ impl Agent {
             true => Err(Fault::NoAppsFound),
             false => Ok(found),
         };
-        if let Some(found) = self.instances_on_bridge(asker, app, found) {
+        if let Some(found) = self.instances_on_bridges(asker, app, found) {
             self.answer_instances(asker, found);
         }
         Ok(())
@@ -381,7 +381,8 @@ impl Agent {
 
     fn current_of_private(&mut self, asker: &Asker, id: &Text, kind: Option<&str>) {
         let Some(private) = self.private_mut(id) else { return };
-        match private.host.clone() {
+        // Of what lives on the bridge there is what was heard of it.
+        match private.host.clone().filter(|host| !is_foreign(host)) {
             None => {
                 let slot = private.current(kind);
                 self.answer_current(asker, slot);

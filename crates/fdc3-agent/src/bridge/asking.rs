@@ -1,23 +1,58 @@
-//! What agents on the bridge are asked.
+//! What agents on the bridge are asked, and those on the bridges of other nodes by way of these nodes.
 
 use mesh_model::{Json, Text};
 use proto_bridge::{Exchange, Message, Participant, error};
 use proto_dacp::{AppRef, Fault, Object};
 
 use super::names::with_apps;
-use super::{Asked, desk, parts, text};
-use crate::intent::{Candidate, Search};
+use super::{AgentAt, desk, parts, text};
+use crate::intent::{Candidate, Raiser, Search};
+use crate::peer::Ask;
 use crate::{Agent, Asker, Output, Timer, app_identifier};
 
+/// What an agent on the bridge was asked for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// For one of the answers that are gathered under this number.
+    Part(u64),
+    /// For an app here, or for one of another agent.
+    App(Asker, Exchange),
+    /// For another node: its invocation.
+    Desk(u64, Exchange),
+}
+
+/// What is known here, and what bridges have added to it so far.
+#[derive(Debug)]
+pub(crate) enum Gathered {
+    Search(Box<Search>),
+    Instances { asker: Asker, found: Result<Vec<Json>, Fault> },
+}
+
+/// A question to all bridges, until each has answered.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    open: usize,
+    gathered: Gathered,
+}
+
+/// Who asks what.
+struct Question<'a> {
+    exchange: Exchange,
+    payload: Json,
+    by: Participant,
+    agent: Option<&'a Text>,
+}
+
+/// Asking.
 impl Agent {
-    fn ask_bridge(
-        &mut self,
-        exchange: Exchange,
-        payload: Json,
-        instance: &Text,
-        agent: Option<&Text>,
-        asked: Asked,
-    ) -> Option<Text> {
+    /// Returns whether there is somebody on a bridge to ask for this app.
+    pub(crate) fn asks_bridges(&self, asker: &Asker) -> bool {
+        !super::is_foreign(&asker.instance) && (self.has_agents() || !self.desks_with_agents().is_empty())
+    }
+
+    /// Asks the bridge of this machine. Returns the id of the request, if it was made.
+    fn ask_bridge(&mut self, question: Question<'_>, asked: Asked) -> Option<Text> {
+        let Question { exchange, payload, by, agent } = question;
         if self.bridge.asked.len() >= self.settings.limits.bridge_requests_max {
             self.not_answered(asked, Some(&error::TIMED_OUT));
             return None;
@@ -30,15 +65,65 @@ impl Agent {
         };
         self.timer(patience, Timer::Bridge(id.clone()));
         self.bridge.asked.insert(id.clone(), asked);
-        let mut message = Message::request(exchange, payload, Some(self.participant(instance)));
+        let mut message = Message::request(exchange, payload, Some(by));
         message.meta.request = Some(id.clone());
         message.meta.destination = agent.map(|agent| Participant::agent(agent.clone()));
         self.outputs.push_back(Output::Bridge(message));
         Some(id)
     }
 
+    /// Has another node ask its bridge.
+    fn ask_bridge_of(
+        &mut self,
+        desk: &Text,
+        exchange: Exchange,
+        payload: &Json,
+        agent: Option<&Text>,
+        asked: Asked,
+        asker: &Text,
+    ) {
+        let arguments = Object::new()
+            .text("op", "ask")
+            .text("exchange", exchange.types().0)
+            .json("payload", payload)
+            .some_text("agent", agent.map(|agent| &**agent))
+            .json("source", &self.abroad(&self.source(asker)))
+            .end();
+        let patience = self.settings.limits.bridge_elsewhere_ms;
+        self.ask_peer(desk, Ask::Bridge { desk: desk.clone(), asked, exchange }, arguments, patience);
+    }
+
+    /// Asks one agent for an answer that starts nothing.
+    fn ask_agent(&mut self, at: &AgentAt, exchange: Exchange, payload: Json, asked: Asked, asker: &Text) {
+        match &at.desk {
+            Some(desk) => self.ask_bridge_of(desk, exchange, &payload, Some(&at.agent), asked, asker),
+            None => {
+                let by = self.participant(asker);
+                self.ask_bridge(Question { exchange, payload, by, agent: Some(&at.agent) }, asked);
+            }
+        }
+    }
+
+    /// Asks all bridges, each of them once.
+    fn gather(&mut self, gathered: Gathered, exchange: Exchange, payload: Json, asker: &Text) {
+        let number = self.next_request;
+        self.next_request += 1;
+        let desks = self.desks_with_agents();
+        let has_agents = self.has_agents();
+        let open = desks.len() + usize::from(has_agents);
+        // Some may answer at once.
+        self.bridge.gatherings.insert(number, Gathering { open, gathered });
+        for desk in desks {
+            self.ask_bridge_of(&desk, exchange, &payload, None, Asked::Part(number), asker);
+        }
+        if has_agents {
+            let by = self.participant(asker);
+            self.ask_bridge(Question { exchange, payload, by, agent: None }, Asked::Part(number));
+        }
+    }
+
     /// Asks for more that handle an intent, or a type of context.
-    pub(crate) fn search_bridge(&mut self, search: Search, kind: Option<&str>, result: Option<&str>) {
+    pub(crate) fn search_bridges(&mut self, search: Search, kind: Option<&str>, result: Option<&str>) {
         // The type is all that matters to whom is asked, and the rest is no business of theirs.
         let context = kind.map(|kind| Object::new().text("type", kind).end());
         let payload = Object::new()
@@ -51,70 +136,150 @@ impl Agent {
             None => Exchange::FindIntentsByContext,
         };
         let instance = search.asker.instance.clone();
-        self.ask_bridge(exchange, payload, &instance, None, Asked::Search(Box::new(search)));
+        self.gather(Gathered::Search(Box::new(search)), exchange, payload, &instance);
     }
 
-    /// Asks for more instances of an app, unless it is said that they are here.
-    pub(crate) fn instances_on_bridge(
+    /// Asks for more instances of an app, unless it is said that they are in the mesh.
+    pub(crate) fn instances_on_bridges(
         &mut self,
         asker: &Asker,
         app: &AppRef,
         here: Result<Vec<Json>, Fault>,
     ) -> Option<Result<Vec<Json>, Fault>> {
-        let agent = app.desktop_agent.as_ref().map(|shown| self.bridge_agent(shown));
-        if !self.asks_bridge(asker) || agent == Some(None) {
+        let at = app.desktop_agent.as_ref().map(|shown| self.agent_at(shown));
+        if !self.asks_bridges(asker) || at == Some(None) {
             return Some(here);
         }
-        let agent = agent.flatten();
-        let app = app_identifier(&app.app_id, None, agent.as_deref());
+        let at = at.flatten();
+        let app = app_identifier(&app.app_id, None, at.as_ref().map(|at| &*at.agent));
         let payload = Object::new().json("app", &app).end();
-        let asked = Asked::Instances { asker: asker.clone(), here };
-        self.ask_bridge(Exchange::FindInstances, payload, &asker.instance, agent.as_ref(), asked);
+        let gathered = Gathered::Instances { asker: asker.clone(), found: here };
+        match at {
+            Some(at) => {
+                let number = self.next_request;
+                self.next_request += 1;
+                self.bridge.gatherings.insert(number, Gathering { open: 1, gathered });
+                let part = Asked::Part(number);
+                self.ask_agent(&at, Exchange::FindInstances, payload, part, &asker.instance);
+            }
+            None => self.gather(gathered, Exchange::FindInstances, payload, &asker.instance),
+        }
         None
     }
 
-    pub(crate) fn metadata_on_bridge(&mut self, asker: &Asker, agent: &Text, app: &AppRef) {
-        let payload = Object::new().json("app", &app_at(agent, app)).end();
-        let asked = Asked::Metadata(asker.clone());
-        self.ask_bridge(Exchange::GetAppMetadata, payload, &asker.instance, Some(agent), asked);
+    pub(crate) fn metadata_on_bridge(&mut self, asker: &Asker, at: &AgentAt, app: &AppRef) {
+        let payload = Object::new().json("app", &self.app_at(at, app)).end();
+        let asked = Asked::App(asker.clone(), Exchange::GetAppMetadata);
+        self.ask_agent(at, Exchange::GetAppMetadata, payload, asked, &asker.instance);
     }
 
+    /// Has an agent on the bridge of this machine open an app.
     pub(crate) fn open_on_bridge(
         &mut self,
         asker: Asker,
-        agent: &Text,
+        at: &AgentAt,
         app: &AppRef,
         context: Option<&Json>,
     ) {
-        let payload = Object::new().json("app", &app_at(agent, app)).some("context", context).end();
-        let instance = asker.instance.clone();
-        self.ask_bridge(Exchange::Open, payload, &instance, Some(agent), Asked::Open(asker));
+        let by = self.participant(&asker.instance);
+        let payload = Object::new().json("app", &self.app_at(at, app)).some("context", context).end();
+        let question = Question { exchange: Exchange::Open, payload, by, agent: Some(&at.agent) };
+        self.ask_bridge(question, Asked::App(asker, Exchange::Open));
     }
 
-    /// Raises an intent at an agent on the bridge. Returns its id, and the desk that owes its result.
+    /// Raises an intent at an agent on the bridge of this machine. Returns its id, and the desk that owes its
+    /// result.
     pub(crate) fn raise_on_bridge(
         &mut self,
-        asker: Asker,
-        agent: &Text,
+        raiser: &Raiser,
+        at: &AgentAt,
         app: &AppRef,
         intent: &str,
         context: &Json,
+        source: &Json,
     ) -> Option<(Text, Text)> {
+        let (by, asked) = match raiser {
+            Raiser::App(asker) => {
+                (self.participant(&asker.instance), Asked::App(asker.clone(), Exchange::RaiseIntent))
+            }
+            Raiser::Desk { invocation, .. } => {
+                (self.exported_source(source), Asked::Desk(*invocation, Exchange::RaiseIntent))
+            }
+            Raiser::Call { .. } => return None,
+        };
         let payload = Object::new()
             .text("intent", intent)
             .json("context", context)
-            .json("app", &app_at(agent, app))
+            .json("app", &self.app_at(at, app))
             .end();
-        let instance = asker.instance.clone();
-        let id = self.ask_bridge(Exchange::RaiseIntent, payload, &instance, Some(agent), Asked::Raise(asker));
-        Some((id?, desk(agent)))
+        let question = Question { exchange: Exchange::RaiseIntent, payload, by, agent: Some(&at.agent) };
+        let id = self.ask_bridge(question, asked)?;
+        Some((id, desk(&at.agent)))
+    }
+}
+
+/// Names of apps there.
+impl Agent {
+    fn app_at(&self, at: &AgentAt, app: &AppRef) -> Json {
+        app_identifier(&self.id_at(at, app), app.instance_id.as_deref(), Some(&at.agent))
     }
 
+    /// Returns the id of an app at its agent: apps here may have named the agent in it.
+    pub(crate) fn id_at(&self, at: &AgentAt, app: &AppRef) -> Text {
+        match self.agent_in_id(&app.app_id) {
+            Some((app_id, of)) if of == *at => app_id,
+            _ => app.app_id.clone(),
+        }
+    }
+}
+
+/// For other nodes, whose apps ask the agents on the bridge of this machine.
+impl Agent {
+    /// Another node asks for an answer that starts nothing.
+    pub(crate) fn ask_for(&mut self, invocation: u64, from: &Text, given: &Json) {
+        let exchange = [
+            Exchange::FindIntent,
+            Exchange::FindIntentsByContext,
+            Exchange::FindInstances,
+            Exchange::GetAppMetadata,
+        ]
+        .into_iter()
+        .find(|exchange| text(given, "exchange").is_some_and(|name| *name == *exchange.types().0));
+        let (Some(exchange), Some(payload)) = (exchange, given.member("payload")) else {
+            return self.yield_desk(invocation, Some(crate::open::fault(Fault::InvalidArguments)));
+        };
+        let agent = text(given, "agent");
+        let is_there = match &agent {
+            Some(agent) => self.bridge_has(agent),
+            None => self.has_agents() && self.speaks(),
+        };
+        if !is_there {
+            return self.yield_desk(invocation, Some(crate::open::fault(Fault::DesktopAgentNotFound)));
+        }
+        let by = self.exported_source(&self.source_from(from, given));
+        let question = Question { exchange, payload: payload.detached(), by, agent: agent.as_ref() };
+        self.ask_bridge(question, Asked::Desk(invocation, exchange));
+    }
+
+    /// Another node has an app opened by an agent on the bridge of this machine.
+    pub(crate) fn open_on_bridge_for(&mut self, invocation: u64, from: &Text, given: &Json, agent: &Text) {
+        let Some(app_id) = text(given, "appId").filter(|_| self.bridge_has(agent)) else {
+            return self.yield_desk(invocation, Some(crate::open::fault(Fault::DesktopAgentNotFound)));
+        };
+        let by = self.exported_source(&self.source_from(from, given));
+        let context = given.member("context").filter(|context| !context.is_null());
+        let app = app_identifier(&app_id, None, Some(agent));
+        let payload = Object::new().json("app", &app).some("context", context.as_ref()).end();
+        let question = Question { exchange: Exchange::Open, payload, by, agent: Some(agent) };
+        self.ask_bridge(question, Asked::Desk(invocation, Exchange::Open));
+    }
+}
+
+/// Answers.
+impl Agent {
     pub(crate) fn bridge_is_late(&mut self, id: &Text) {
         if let Some(asked) = self.bridge.asked.remove(id) {
-            if matches!(asked, Asked::Raise(_)) {
-                self.nothing_owed(id);
-            }
+            self.nothing_owed(id);
             self.not_answered(asked, Some(&error::TIMED_OUT));
         }
     }
@@ -125,36 +290,110 @@ impl Agent {
         self.no_timer(&Timer::Bridge(id.clone()));
         let error = message.error();
         let answer = with_apps(exchange, &message.payload, &|app| self.imported(app));
-        let Some(answer) = answer.filter(|_| error.is_none()) else {
-            if matches!(asked, Asked::Raise(_)) {
+        match answer.filter(|_| error.is_none()) {
+            Some(answer) => self.answered(asked, &answer),
+            None => {
                 self.nothing_owed(id);
+                self.not_answered(asked, error.as_ref());
             }
-            return self.not_answered(asked, error.as_ref());
+        }
+    }
+
+    /// Another node has the answer of an agent on its bridge.
+    pub(crate) fn bridge_elsewhere_answers(
+        &mut self,
+        desk: &Text,
+        asked: Asked,
+        exchange: Exchange,
+        answer: &Json,
+    ) {
+        let node = self.peers.desks.get(desk).map(|peer| format!("@{}", peer.node));
+        let is_theirs = |app: &Json| {
+            let agent = text(app, "desktopAgent");
+            agent.zip(node.as_deref()).is_some_and(|(agent, node)| agent.ends_with(node))
+        };
+        let apps = with_apps(exchange, answer, &|app| is_theirs(app).then(|| app.detached()));
+        match apps {
+            Some(answer) => self.answered(asked, &answer),
+            None => self.not_answered(asked, text(answer, "error").as_ref()),
+        }
+    }
+
+    fn answered(&mut self, asked: Asked, answer: &Json) {
+        match asked {
+            Asked::Part(number) => self.part(number, Some(answer)),
+            Asked::App(asker, _) => self.answer(&asker, Ok(answer.clone())),
+            Asked::Desk(invocation, exchange) => {
+                let named = with_apps(exchange, answer, &|app| Some(self.abroad(app)));
+                self.yield_desk(invocation, named);
+            }
+        }
+    }
+
+    /// An agent on a bridge has said no, or nothing.
+    pub(crate) fn not_answered(&mut self, asked: Asked, error: Option<&Text>) {
+        let fault = |exchange: Exchange| {
+            let default = match exchange {
+                Exchange::Open => Fault::ErrorOnLaunch,
+                Exchange::RaiseIntent => Fault::IntentDeliveryFailed,
+                _ => Fault::TargetAppUnavailable,
+            };
+            match error.map(|error| &**error) {
+                Some(word) if *word == *error::TIMED_OUT => Fault::ApiTimeout,
+                Some(word) if *word == *error::DISCONNECTED || *word == *error::NOT_CONNECTED => {
+                    Fault::DesktopAgentNotFound
+                }
+                Some(word) => Fault::of_word(word).unwrap_or(default),
+                None => default,
+            }
         };
         match asked {
-            Asked::Search(mut search) => {
-                for found in
-                    answer.member("appIntents").and_then(|found| found.elements()).unwrap_or_default()
-                {
-                    self.add_found(&mut search, &found);
-                }
-                if let Some(found) = answer.member("appIntent") {
-                    self.add_found(&mut search, &found);
-                }
-                self.end_search(*search);
+            Asked::Part(number) => self.part(number, None),
+            Asked::App(asker, exchange) => self.answer(&asker, Err(fault(exchange))),
+            Asked::Desk(invocation, exchange) => {
+                self.yield_desk(invocation, Some(crate::open::fault(fault(exchange))));
             }
-            Asked::Instances { asker, here } => {
-                let more = answer.member("appIdentifiers").and_then(|found| found.elements());
-                let more = more.unwrap_or_default();
-                let all = match here {
-                    Ok(here) => Ok(here.into_iter().chain(more).collect()),
-                    Err(_) if !more.is_empty() => Ok(more),
-                    Err(fault) => Err(fault),
-                };
-                self.answer_instances(&asker, all);
+        }
+    }
+
+    /// One of the bridges that were asked has answered, or has not.
+    fn part(&mut self, number: u64, answer: Option<&Json>) {
+        let Some(mut gathering) = self.bridge.gatherings.remove(&number) else { return };
+        gathering.open = gathering.open.saturating_sub(1);
+        if let Some(answer) = answer {
+            self.add_part(&mut gathering.gathered, answer);
+        }
+        if gathering.open > 0 {
+            self.bridge.gatherings.insert(number, gathering);
+            return;
+        }
+        match gathering.gathered {
+            Gathered::Search(search) => {
+                let asker = search.asker.clone();
+                if let Err(fault) = self.found(*search) {
+                    self.answer(&asker, Err(fault));
+                }
             }
-            Asked::Metadata(asker) | Asked::Open(asker) | Asked::Raise(asker) => {
-                self.answer(&asker, Ok(answer));
+            Gathered::Instances { asker, found } => self.answer_instances(&asker, found),
+        }
+    }
+
+    fn add_part(&self, gathered: &mut Gathered, answer: &Json) {
+        let list = |name: &str| answer.member(name).and_then(|found| found.elements()).unwrap_or_default();
+        match gathered {
+            Gathered::Search(search) => {
+                for found in list("appIntents").into_iter().chain(answer.member("appIntent")) {
+                    self.add_found(search, &found);
+                }
+            }
+            Gathered::Instances { found, .. } => {
+                for app in list("appIdentifiers") {
+                    match found {
+                        Ok(known) if known.iter().any(|other| self.is_same(other, &app)) => {}
+                        Ok(known) => known.push(app),
+                        Err(_) => *found = Ok(vec![app]),
+                    }
+                }
             }
         }
     }
@@ -174,45 +413,28 @@ impl Agent {
             })
         });
         match search.found.iter_mut().find(|(intent, _)| *intent == name) {
-            Some((_, known)) => known.extend(candidates),
+            Some((_, known)) => {
+                for candidate in candidates {
+                    if !known.iter().any(|other| self.is_same(&other.about, &candidate.about)) {
+                        known.push(candidate);
+                    }
+                }
+            }
             None if search.intent.is_none() => search.found.push((name, candidates.collect())),
             None => {}
         }
     }
+}
 
-    fn end_search(&mut self, search: Search) {
-        let asker = search.asker.clone();
-        if let Err(fault) = self.found(search) {
-            self.answer(&asker, Err(fault));
-        }
-    }
-
-    /// An agent on the bridge has said no, or nothing.
-    pub(super) fn not_answered(&mut self, asked: Asked, error: Option<&Text>) {
-        let fault = |default: Fault| match error.map(|error| &**error) {
-            Some(word) if *word == *error::TIMED_OUT => Fault::ApiTimeout,
-            Some(word) if *word == *error::DISCONNECTED || *word == *error::NOT_CONNECTED => {
-                Fault::DesktopAgentNotFound
-            }
-            Some(word) => Fault::of_word(word).unwrap_or(default),
-            None => default,
-        };
-        match asked {
-            Asked::Search(search) => self.end_search(*search),
-            Asked::Instances { asker, here } => self.answer_instances(&asker, here),
-            Asked::Metadata(asker) => self.answer(&asker, Err(fault(Fault::TargetAppUnavailable))),
-            Asked::Open(asker) => self.answer(&asker, Err(fault(Fault::ErrorOnLaunch))),
-            Asked::Raise(asker) => self.answer(&asker, Err(fault(Fault::IntentDeliveryFailed))),
-        }
-    }
-
+/// Results of intents.
+impl Agent {
     /// What came of an intent that was raised at an agent on the bridge.
     pub(super) fn bridge_result(&mut self, message: &Message) {
         let Some(id) = &message.meta.request else { return };
         let Some((desk, raiser)) = self.owed_by(id) else { return };
         let Some((agent, ..)) = parts(&desk) else { return };
         let source = app_identifier("unknown", None, Some(&self.shown(agent)));
-        let mut op = Object::new().text("raise", id).json("source", &source);
+        let mut op = Object::new().text("op", "result").json("source", &source);
         let result = message.payload.member("intentResult").filter(|result| !result.is_null());
         let result = result.unwrap_or_else(crate::empty);
         let channel = result.member("channel");
@@ -227,27 +449,50 @@ impl Agent {
                 None => op.text("error", Fault::IntentHandlerRejected.word()),
             },
         };
-        self.result_from(&desk, &op.end());
-    }
-
-    /// An agent on the bridge hands a private channel to an app here. Returns its host if that is the
-    /// agent, or nothing if the agent may not.
-    fn may_hand_over(&mut self, desk: &Text, id: &Text, raiser: &Text) -> Option<Option<Text>> {
-        let Some(channel) = self.channels.by_id.get(id) else {
-            let full = self.channels.by_id.len() >= self.settings.limits.channels_max;
-            return (!full).then(|| Some(desk.clone()));
-        };
-        let private = channel.private()?;
-        if private.host.as_ref() == Some(desk) {
-            return Some(Some(desk.clone()));
+        match raiser {
+            Raiser::Desk { desk: of, raise, .. } => {
+                self.nothing_owed(id);
+                self.tell_peer(&of, op.text("raise", &raise).end(), None);
+            }
+            _ => self.result_from(&desk, &op.text("raise", id).end()),
         }
-        let is_member = private.members.values().any(|of| of.as_ref() == Some(desk));
-        is_member.then(|| self.add_member(id, raiser, None))?;
-        Some(None)
     }
-}
 
-fn app_at(agent: &str, app: &AppRef) -> Json {
-    let id = app.app_id.strip_suffix(agent).and_then(|rest| rest.strip_suffix('@')).unwrap_or(&app.app_id);
-    app_identifier(id, app.instance_id.as_deref(), Some(agent))
+    /// An agent on the bridge hands a private channel to whoever raised an intent. Returns its host if the
+    /// channel does not live here, or nothing if the agent may not.
+    fn may_hand_over(&mut self, desk: &Text, id: &Text, raiser: &Raiser) -> Option<Option<Text>> {
+        let (instance, of) = match raiser {
+            Raiser::App(asker) => (asker.instance.clone(), None),
+            Raiser::Desk { instance: Some(instance), desk, .. } => (instance.clone(), Some(desk.clone())),
+            _ => return None,
+        };
+        let known = self.channels.by_id.get(id);
+        let lives_there = match known.map(|channel| channel.private()) {
+            None if self.channels.by_id.len() >= self.settings.limits.channels_max => return None,
+            None => true,
+            Some(private) => {
+                let private = private?;
+                let is_member = private.members.values().any(|of| of.as_ref() == Some(desk));
+                let lives_there = private.host.as_ref() == Some(desk);
+                (lives_there || is_member).then_some(lives_there)?
+            }
+        };
+        match (lives_there, of) {
+            (true, None) => Some(Some(desk.clone())),
+            (false, None) => {
+                self.add_member(id, &instance, None);
+                Some(None)
+            }
+            // To its node this one stands for the agent.
+            (true, Some(of)) => {
+                self.adopt(id, desk, &instance, Some(&of));
+                self.listen_for_events(id, desk, &instance, true);
+                Some(self.desk.instance.clone())
+            }
+            (false, Some(of)) => {
+                self.add_member(id, &instance, Some(&of));
+                Some(self.host_of(id))
+            }
+        }
+    }
 }

@@ -1,10 +1,9 @@
 //! User channels and app channels.
 
 use mesh_model::Text;
-use proto_bridge::{ChannelLimits, ChannelsState, Exchange, Listeners, Message, Participant};
+use proto_bridge::{ChannelLimits, ChannelsState, Exchange, Listeners, Message};
 use proto_dacp::{Object, context_type};
 
-use super::names::exported_id;
 use super::{Adopted, is_foreign};
 use crate::document::{Cast, Slot};
 use crate::{Agent, Output, app_identifier};
@@ -15,13 +14,7 @@ impl Agent {
         if !self.bridge.is_on() || from.is_some_and(|from| is_foreign(from)) || !self.speaks() {
             return;
         }
-        let source = slot.cast.as_ref().map(|cast| Participant::from_json(&cast.source)).unwrap_or_default();
-        let agent = source.desktop_agent.as_deref();
-        let source = Participant {
-            app_id: source.app_id.map(|id| exported_id(&id, agent, &self.settings.node)),
-            instance_id: source.instance_id,
-            desktop_agent: None,
-        };
+        let source = slot.cast.as_ref().map(|cast| self.exported_source(&cast.source)).unwrap_or_default();
         let payload = Object::new().text("channelId", id).json("context", &slot.context).end();
         let message = Message::request(Exchange::Broadcast, payload, Some(source));
         self.outputs.push_back(Output::Bridge(message));

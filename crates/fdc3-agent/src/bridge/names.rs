@@ -10,7 +10,7 @@ use crate::{Agent, app_identifier};
 
 impl Agent {
     /// Returns the agent on the bridge that apps here know by this name.
-    pub(crate) fn bridge_agent(&self, shown: &str) -> Option<Text> {
+    pub(super) fn bridge_agent(&self, shown: &str) -> Option<Text> {
         let plain = shown.strip_suffix(&*self.settings.node).and_then(|rest| rest.strip_suffix('@'));
         let known = |name: &str| self.bridge.agents.contains_key(name.as_bytes());
         [Some(shown), plain].into_iter().flatten().find(|name| known(name)).map(Text::from)
@@ -59,6 +59,17 @@ impl Agent {
             || of("", None, instance),
             |server| of(&server.app_id, server.node.as_deref(), instance),
         )
+    }
+
+    /// Returns the source of what other nodes ask or have said, as the bridge is to know it.
+    pub(super) fn exported_source(&self, source: &Json) -> Participant {
+        let source = Participant::from_json(source);
+        let agent = source.desktop_agent.as_deref();
+        Participant {
+            app_id: source.app_id.map(|id| exported_id(&id, agent, &self.settings.node)),
+            instance_id: source.instance_id.map(|id| id.detached()),
+            desktop_agent: None,
+        }
     }
 
     /// Returns an app identifier as the bridge is to know it: all apps of the mesh are this agent's.

@@ -60,7 +60,12 @@ impl Agent {
         if own != usize::from(listens) {
             return;
         }
-        let Some((agent, ..)) = parts(&host) else { return };
+        self.listen_for_events(id, &host, me, listens);
+    }
+
+    /// Tells the agent where a private channel lives that an app of the mesh listens for what happens in it.
+    pub(super) fn listen_for_events(&mut self, id: &Text, host: &Text, me: &Text, listens: bool) {
+        let Some((agent, ..)) = parts(host) else { return };
         let exchange = match listens {
             true => Exchange::PrivateEventListenerAdded,
             false => Exchange::PrivateEventListenerRemoved,
@@ -122,7 +127,10 @@ impl Agent {
             }
         };
         match lives_there {
-            true => self.tell_deed(&id, &by, &deed),
+            true => {
+                self.tell_deed(&id, &by, &deed);
+                self.relay_deed(&id, &by, &deed);
+            }
             false => self.did_elsewhere(&id, &by, &deed),
         }
     }

@@ -1,13 +1,15 @@
 //! An agent whose node does all that it is told, and whose bridge is the test.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fdc3_directory::Directory;
 use mesh_model::limits::JsonLimits;
-use mesh_model::{Command, Event, Json, SessionId, Text};
+use mesh_model::{Answer, Arguments, Command, Event, Json, Outcome, SessionId, Text};
 use proto_bridge::{Exchange, Message, MessageType, Participant};
 
+use super::AGENTS;
 use crate::{Admission, Agent, ConnectionId, Limits, Output, Settings, Time};
 
 const DESK: SessionId = SessionId(0);
@@ -25,6 +27,13 @@ struct Desktop {
     said: Vec<Message>,
     /// What other nodes were told.
     published: Vec<Json>,
+    /// What other desks were asked, with what their answers are recognized by.
+    calls: Vec<(mesh_model::Request, Json)>,
+    /// What other desks were answered.
+    yielded: Vec<(u64, Json)>,
+    /// Shared contexts by name, as other nodes see them.
+    shared: BTreeMap<Text, Json>,
+    names: BTreeMap<Text, Text>,
     contexts: u64,
 }
 
@@ -71,8 +80,18 @@ impl Desktop {
         };
         let now = Time { ms: 1, wall_ms: 1_700_000_000_000 };
         let agent = Agent::new(settings, DESK, Arc::new(directory), now);
-        let mut desktop =
-            Self { agent, now, frames: Vec::new(), said: Vec::new(), contexts: 0, published: Vec::new() };
+        let mut desktop = Self {
+            agent,
+            now,
+            frames: Vec::new(),
+            said: Vec::new(),
+            contexts: 0,
+            published: Vec::new(),
+            calls: Vec::new(),
+            yielded: Vec::new(),
+            shared: BTreeMap::new(),
+            names: BTreeMap::new(),
+        };
         desktop.settle();
         desktop.agent.bridge_joined("own".into(), now);
         desktop.update(others, "{}");
@@ -92,6 +111,38 @@ impl Desktop {
         let added = Event::InstanceAdded { instance: name.into(), identity, local: false };
         self.agent.event(DESK, added, self.now);
         self.settle();
+    }
+
+    /// That node has agents on its bridge.
+    fn other_bridge(&mut self, node: &str, agents: &str) {
+        let method = json(r#"{"id":7,"name":"deskmesh.fdc3"}"#);
+        let offered = Event::MethodsAdded { server: node.into(), methods: vec![method], local: false };
+        self.agent.event(DESK, offered, self.now);
+        let name = Text::from(format!("{AGENTS}{node}"));
+        self.shared.insert(name.clone(), json(&format!(r#"{{"agents":{agents}}}"#)));
+        let added = Event::ContextAdded { context: name.clone(), name, creator: Some(node.into()) };
+        self.agent.event(DESK, added, self.now);
+        self.settle();
+    }
+
+    /// Another node's desk calls this one, and this is what it is answered.
+    fn called(&mut self, node: &str, arguments: &str) -> Vec<(u64, Json)> {
+        let from = self.yielded.len();
+        let arguments = Arguments { named: Some(json(arguments)), ..Arguments::default() };
+        let invoke = Event::Invoke { invocation: 1, method: json("1"), caller: node.into(), arguments };
+        self.agent.event(DESK, invoke, self.now);
+        self.settle();
+        self.yielded[from..].to_vec()
+    }
+
+    /// Another node's desk answers what it was asked last.
+    fn call_ends(&mut self, answer: &str) -> Vec<Json> {
+        let from = self.frames.len();
+        let (request, _) = self.calls.pop().unwrap();
+        let outcome = Outcome::Answered(Answer::Result(Some(json(answer))));
+        self.agent.event(DESK, Event::CallEnded { request, outcome }, self.now);
+        self.settle();
+        self.frames[from..].iter().map(|(_, frame)| frame.clone()).collect()
     }
 
     /// Lets the node do what it is told.
@@ -115,12 +166,17 @@ impl Desktop {
                 let instance = Text::from(format!("server-{}", session.0));
                 self.agent.event(session, Event::Attached { request, instance, identity }, now);
             }
-            Command::CreateContext { request, .. } => {
+            Command::CreateContext { request, name, data, .. } => {
                 self.contexts += 1;
                 let context = Text::from(format!("context-{}", self.contexts));
+                self.names.insert(context.clone(), name.clone());
+                self.shared.insert(name, data.unwrap());
                 self.agent.event(session, Event::ContextCreated { request, context }, now);
             }
             Command::UpdateContext { request, context, delta } => {
+                if let Some(data) = delta.member("reset") {
+                    self.shared.insert(self.names[&context].clone(), data);
+                }
                 if session != DESK {
                     let updater = Text::from(format!("server-{}", session.0));
                     self.agent.event(DESK, Event::ContextUpdated { context, updater, delta }, now);
@@ -132,6 +188,15 @@ impl Desktop {
                 self.published.push(data.clone());
                 let event = Event::BusEvent { subscription: 1, publisher: Json::null(), data };
                 self.agent.event(DESK, event, now);
+            }
+            Command::Call { request, arguments, .. } => self.calls.push((request, arguments.named.unwrap())),
+            Command::Yield { invocation, result } => {
+                self.yielded.push((invocation, result.unwrap_or_else(Json::null)));
+            }
+            Command::SubscribeContext { request, context } => {
+                let name = context.clone();
+                let data = self.shared[&name].clone();
+                self.agent.event(session, Event::ContextSnapshot { request, context, name, data }, now);
             }
             Command::Join { request, .. } => self.agent.event(session, Event::Done { request }, now),
             _ => {}
@@ -495,4 +560,207 @@ fn a_broadcast_elsewhere_goes_to_the_bridge_once() {
     let [said] = &desktop.said[..] else { panic!("{:?}", desktop.said) };
     let source = said.meta.source.as_ref().unwrap();
     assert_eq!((source.app_id.as_deref(), source.instance_id.as_deref()), (Some("far@desk-b"), Some("f")));
+}
+
+#[test]
+fn other_nodes_are_told_who_is_on_the_bridge() {
+    let mut desktop = Desktop::with(Limits::default(), "");
+    let told = |desktop: &Desktop| {
+        desktop.shared.get(format!("{AGENTS}server-0").as_bytes()).map(|data| at(data, "agents"))
+    };
+    assert_eq!(told(&desktop), None);
+    desktop.update(r#"{"desktopAgent":"x"},{"desktopAgent":"y"}"#, "{}");
+    assert_eq!(told(&desktop).unwrap(), r#"["x","y"]"#);
+    desktop.update(r#"{"desktopAgent":"y"}"#, "{}");
+    assert_eq!(told(&desktop).unwrap(), r#"["y"]"#);
+    // Another node of the mesh is on the bridge, and speaks for all.
+    desktop.update(r#"{"desktopAgent":"y"},{"desktopAgent":"n","deskmesh":{"node":"desk-0"}}"#, "{}");
+    assert_eq!(told(&desktop).unwrap(), r#"["n","y"]"#);
+    desktop.other_node("desk-0");
+    assert_eq!(told(&desktop).unwrap(), "[]");
+    desktop.agent.bridge_left(desktop.now);
+    desktop.settle();
+    assert_eq!(told(&desktop).unwrap(), "[]");
+}
+
+#[test]
+fn agents_of_another_node_are_asked_by_way_of_it() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", r#"["x","y"]"#);
+    let (one, instance) = desktop.app(1, "one");
+    assert!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Ask"}"#).is_empty());
+    let [(_, asked)] = &desktop.calls[..] else { panic!("{:?}", desktop.calls) };
+    assert_eq!(at(asked, "exchange"), "findIntentRequest");
+    assert_eq!(at(asked, "source.instanceId"), instance);
+    // Here is an answer of that bridge, of which the apps of others are none of its business.
+    let found = r#"{"appIntent":{"intent":{"name":"Ask"},"apps":[{"appId":"far","instanceId":"i","desktopAgent":"y@desk-b"},{"appId":"foreign","instanceId":"j","desktopAgent":"x@desk-b"},{"appId":"lie","desktopAgent":"desk-a"}]}}"#;
+    assert!(desktop.call_ends(found).is_empty());
+    // One of its agents is on the bridge of this machine, too.
+    let told = desktop.answer(
+        Exchange::FindIntent,
+        r#"{"appIntent":{"intent":{"name":"Ask"},"apps":[{"appId":"foreign","instanceId":"j","desktopAgent":"x"}]}}"#,
+    );
+    let apps = told[0].member("payload").unwrap().member("appIntent").unwrap().member("apps").unwrap();
+    let agents: Vec<String> = apps.elements().unwrap().iter().map(|app| at(app, "desktopAgent")).collect();
+    assert_eq!(agents, ["y@desk-b", "x@desk-b"]);
+    // Asked is who is named, and nobody else.
+    let said = desktop.said.len();
+    for (request, payload, exchange) in [
+        (
+            "findInstancesRequest",
+            r#"{"app":{"appId":"far","desktopAgent":"y@desk-b"}}"#,
+            "findInstancesRequest",
+        ),
+        (
+            "getAppMetadataRequest",
+            r#"{"app":{"appId":"far","desktopAgent":"y@desk-b"}}"#,
+            "getAppMetadataRequest",
+        ),
+    ] {
+        assert!(desktop.ask(one, request, payload).is_empty());
+        let (_, asked) = desktop.calls.last().unwrap();
+        assert_eq!((at(asked, "exchange"), at(asked, "agent")), (exchange.to_owned(), "y".to_owned()));
+        assert_eq!(at(asked, "payload.app.desktopAgent"), "y");
+    }
+    assert!(desktop.ask(one, "openRequest", r#"{"app":{"appId":"far@y@desk-b"}}"#).is_empty());
+    let (_, asked) = desktop.calls.last().unwrap();
+    assert_eq!(
+        (at(asked, "op"), at(asked, "appId"), at(asked, "agent")),
+        ("open".into(), "far".into(), "y".into())
+    );
+    let told =
+        desktop.call_ends(r#"{"appIdentifier":{"appId":"far","instanceId":"i","desktopAgent":"y@desk-b"}}"#);
+    assert_eq!(at(&told[0], "payload.appIdentifier.desktopAgent"), "y@desk-b");
+    let raise =
+        r#"{"intent":"Ask","context":{"type":"x.ask"},"app":{"appId":"far","desktopAgent":"y@desk-b"}}"#;
+    assert!(desktop.ask(one, "raiseIntentRequest", raise).is_empty());
+    let (_, asked) = desktop.calls.last().unwrap();
+    assert_eq!((at(asked, "op"), at(asked, "agent")), ("raise".into(), "y".into()));
+    assert_eq!(desktop.said.len(), said);
+    // Whoever is not there is not asked.
+    let nobody = r#"{"app":{"appId":"far","desktopAgent":"z@desk-b"}}"#;
+    let told = desktop.ask(one, "getAppMetadataRequest", nobody);
+    assert_eq!(at(&told[0], "payload.error"), "DesktopAgentNotFound");
+}
+
+#[test]
+fn a_node_that_does_not_answer_for_its_bridge_is_not_waited_for_long() {
+    let mut desktop = Desktop::with(Limits::default(), "");
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", r#"["y"]"#);
+    let (one, _) = desktop.app(1, "one");
+    assert!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#).is_empty());
+    // What has a target is asked there alone.
+    assert_eq!(
+        desktop.ask(one, "findInstancesRequest", r#"{"app":{"appId":"one","desktopAgent":"desk-b"}}"#).len(),
+        1
+    );
+    desktop.frames.clear();
+    desktop.pass(Limits::default().bridge_elsewhere_ms);
+    let [(_, told)] = &desktop.frames[..] else { panic!("{:?}", desktop.frames) };
+    assert_eq!(at(told, "payload.appIntent.apps.0.appId"), "quoter");
+    // And without it nobody is asked.
+    let removed = Event::InstanceRemoved { instance: "desk-b".into(), cause: mesh_model::Cause::Unreachable };
+    desktop.agent.event(DESK, removed, desktop.now);
+    assert_eq!(desktop.ask(one, "findIntentRequest", r#"{"intent":"Quote"}"#).len(), 1);
+}
+
+#[test]
+fn another_node_asks_the_agents_here() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    let source = r#""source":{"appId":"far","instanceId":"f"}"#;
+    let payload = r#"{"intent":"Ask"}"#;
+    let ask = format!(r#"{{"op":"ask","exchange":"findIntentRequest","payload":{payload},{source}}}"#);
+    assert!(desktop.called("desk-b", &ask).is_empty());
+    let said = desktop.said.last().unwrap();
+    assert_eq!((said.payload.to_string(), said.meta.destination.is_none()), (payload.to_owned(), true));
+    assert_eq!(said.meta.source.as_ref().unwrap().app_id.as_deref(), Some("far@desk-b"));
+    desktop.answer(
+        Exchange::FindIntent,
+        r#"{"appIntent":{"intent":{"name":"Ask"},"apps":[{"appId":"foreign","desktopAgent":"x"}]}}"#,
+    );
+    let (_, answer) = desktop.yielded.pop().unwrap();
+    assert_eq!(at(&answer, "appIntent.apps.0.desktopAgent"), "x@desk-a");
+    let open = format!(r#"{{"op":"open","appId":"foreign","agent":"x",{source}}}"#);
+    assert!(desktop.called("desk-b", &open).is_empty());
+    let said = desktop.said.last().unwrap();
+    assert_eq!(said.meta.destination.as_ref().unwrap().desktop_agent.as_deref(), Some("x"));
+    assert_eq!(said.payload.to_string(), r#"{"app":{"appId":"foreign","desktopAgent":"x"}}"#);
+    desktop.answer(Exchange::Open, r#"{"error":"AppNotFound"}"#);
+    assert_eq!(desktop.yielded.pop().unwrap().1.to_string(), r#"{"error":"AppNotFound"}"#);
+    // Who is not there, and what is not asked in this way.
+    for (wrong, error) in [
+        (r#"{"op":"open","appId":"foreign","agent":"y"}"#, "DesktopAgentNotFound"),
+        (
+            r#"{"op":"ask","exchange":"getAppMetadataRequest","payload":{},"agent":"y"}"#,
+            "DesktopAgentNotFound",
+        ),
+        (
+            r#"{"op":"raise","raise":"r","intent":"I","context":{"type":"t"},"appId":"a","agent":"y"}"#,
+            "DesktopAgentNotFound",
+        ),
+        (r#"{"op":"ask","exchange":"broadcastRequest","payload":{}}"#, "InvalidArguments"),
+    ] {
+        assert_eq!(at(&desktop.called("desk-b", wrong)[0].1, "error"), error, "{wrong}");
+    }
+}
+
+#[test]
+fn an_intent_of_another_node_is_raised_there_and_a_private_channel_comes_back() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", "[]");
+    let raise = r#"{"op":"raise","raise":"r1","intent":"Ask","context":{"type":"x.ask"},"appId":"foreign","agent":"x","source":{"appId":"far","instanceId":"f"}}"#;
+    assert!(desktop.called("desk-b", raise).is_empty());
+    let request = desktop.said.last().unwrap().meta.request.clone().unwrap();
+    desktop.answer(
+        Exchange::RaiseIntent,
+        r#"{"intentResolution":{"intent":"Ask","source":{"appId":"foreign","desktopAgent":"x"}}}"#,
+    );
+    let (_, answer) = desktop.yielded.pop().unwrap();
+    assert_eq!(at(&answer, "intentResolution.source.desktopAgent"), "x@desk-a");
+    let result = r#"{"intentResult":{"channel":{"id":"stream","type":"private"}}}"#;
+    desktop.receive(MessageType::RaiseIntentResult, result, &request, None);
+    let (batch, ops) = desktop.calls.pop().unwrap();
+    assert_eq!(at(&ops, "ops.0.raise"), "r1");
+    assert_eq!(at(&ops, "ops.0.host"), "server-0");
+    let added = desktop
+        .said
+        .iter()
+        .filter(|said| said.message_type == MessageType::Request(Exchange::PrivateEventListenerAdded));
+    assert_eq!(added.count(), 3);
+    let outcome = Outcome::Answered(Answer::Result(None));
+    desktop.agent.event(DESK, Event::CallEnded { request: batch, outcome }, desktop.now);
+    // What the app there does is told to the agent, and what the agent does to the app's node.
+    let of = r#""channel":"stream","by":"f""#;
+    let did = format!(
+        r#"{{"op":"batch","ops":[{{"op":"did",{of},"deed":"listens","type":"x.a","listener":"l"}},{{"op":"cast",{of},"context":{{"type":"x.b"}},"time":1}}]}}"#
+    );
+    let from = desktop.said.len();
+    desktop.called("desk-b", &did);
+    let told: Vec<MessageType> = desktop.said[from..].iter().map(|said| said.message_type.clone()).collect();
+    let expected = [Exchange::PrivateOnAddContextListener, Exchange::PrivateBroadcast];
+    assert_eq!(told, expected.map(MessageType::Request));
+    let said = desktop.said.len();
+    for (exchange, payload) in [
+        (Exchange::PrivateBroadcast, r#"{"channelId":"stream","context":{"type":"x.a"}}"#),
+        (Exchange::PrivateBroadcast, r#"{"channelId":"stream","context":{"type":"x.unheard"}}"#),
+        (Exchange::PrivateOnDisconnect, r#"{"channelId":"stream"}"#),
+    ] {
+        desktop.asked(exchange, payload);
+    }
+    assert_eq!(desktop.said.len(), said);
+    let (batch, ops) = desktop.calls.pop().unwrap();
+    assert_eq!((at(&ops, "ops.0.op"), at(&ops, "ops.0.context.type")), ("cast".to_owned(), "x.a".to_owned()));
+    let outcome = Outcome::Answered(Answer::Result(None));
+    desktop.agent.event(DESK, Event::CallEnded { request: batch, outcome }, desktop.now);
+    desktop.settle();
+    let (_, ops) = desktop.calls.pop().unwrap();
+    assert_eq!(
+        (at(&ops, "ops.0.op"), at(&ops, "ops.0.deed")),
+        ("event".to_owned(), "disconnected".to_owned())
+    );
+    assert!(ops.member("ops").unwrap().elements().unwrap().len() == 1);
 }

@@ -173,16 +173,16 @@ impl Agent {
         intents.map(|intent| (intent.clone(), self.candidates(&intent, Some(kind), result))).collect()
     }
 
-    /// Ends a search, or asks the agents on the bridge first.
+    /// Ends a search, or asks the agents on bridges first.
     pub(super) fn search(
         &mut self,
         search: Search,
         kind: Option<&str>,
         result: Option<&str>,
     ) -> Result<(), Fault> {
-        match self.asks_bridge(&search.asker) {
+        match self.asks_bridges(&search.asker) {
             true => {
-                self.search_bridge(search, kind, result);
+                self.search_bridges(search, kind, result);
                 Ok(())
             }
             false => self.found(search),

@@ -7,7 +7,7 @@ use proto_dacp::{AppRef, Fault, Object, array, context_type};
 
 use super::{Candidate, Handler, Owed, Purpose, Raise, Raiser, Search};
 use crate::app::State;
-use crate::bridge::is_foreign;
+use crate::bridge::{AgentAt, is_foreign};
 use crate::open::{Place, fault};
 use crate::peer::{Ask, call};
 use crate::{Agent, Asker, Limits, Pending, Timer, app_identifier};
@@ -127,18 +127,18 @@ impl Agent {
         self.place(app).map(|_| ())
     }
 
-    /// Returns the agent on the bridge that is named.
-    fn on_bridge(&self, app: &AppRef) -> Option<Text> {
+    /// Returns the agent on a bridge that is named.
+    fn on_bridge(&self, app: &AppRef) -> Option<AgentAt> {
         app.desktop_agent.as_ref()?;
         match self.place(app) {
-            Ok(Place::Bridge(agent)) => Some(agent),
+            Ok(Place::Bridge(at)) => Some(at),
             _ => None,
         }
     }
 
     fn raise_to(&mut self, raise: Raise, app: &AppRef) -> Result<(), Fault> {
-        if let Some(agent) = self.on_bridge(app) {
-            self.raise_over(raise, &agent, app);
+        if let Some(at) = self.on_bridge(app) {
+            self.raise_over(raise, &at, app);
             return Ok(());
         }
         let Some(instance) = &app.instance_id else { return self.raise_to_app(raise, app) };
@@ -153,7 +153,7 @@ impl Agent {
             }
             let desk = server.node.as_ref().and_then(|node| self.peers.desk_of(node)).cloned();
             let desk = desk.ok_or(Fault::TargetInstanceUnavailable)?;
-            self.raise_at(raise, &desk, app);
+            self.raise_at(raise, &desk, None, app);
             return Ok(());
         }
         let Some(own) = self.apps.get(instance).filter(|own| own.state == State::Connected) else {
@@ -189,8 +189,8 @@ impl Agent {
 
     fn raise_to_app(&mut self, raise: Raise, app: &AppRef) -> Result<(), Fault> {
         match self.place(app)? {
-            Place::There(desk) => self.raise_at(raise, &desk, app),
-            Place::Bridge(agent) => self.raise_over(raise, &agent, app),
+            Place::There(desk) => self.raise_at(raise, &desk, None, app),
+            Place::Bridge(at) => self.raise_over(raise, &at, app),
             Place::Here(app_id) => {
                 if !self.declares(&app_id, &raise.intent, &raise.kind).0 {
                     return Err(Fault::NoAppsFound);
@@ -202,12 +202,15 @@ impl Agent {
         Ok(())
     }
 
-    /// Hands an intent to an agent on the bridge.
-    fn raise_over(&mut self, raise: Raise, agent: &Text, app: &AppRef) {
-        let Raiser::App(asker) = raise.raiser else { return };
-        let of = asker.clone();
-        if let Some((id, desk)) = self.raise_on_bridge(of, agent, app, &raise.intent, &raise.context) {
-            self.owe(id, Raiser::App(asker), Handler::Desk(desk));
+    /// Hands an intent to an agent on a bridge.
+    fn raise_over(&mut self, raise: Raise, at: &AgentAt, app: &AppRef) {
+        if let Some(desk) = &at.desk {
+            let app = AppRef { app_id: self.id_at(at, app), ..app.clone() };
+            return self.raise_at(raise, desk, Some(&at.agent), &app);
+        }
+        let Raise { intent, context, source, raiser, .. } = raise;
+        if let Some((id, desk)) = self.raise_on_bridge(&raiser, at, app, &intent, &context, &source) {
+            self.owe(id, raiser, Handler::Desk(desk));
         }
     }
 
@@ -216,18 +219,16 @@ impl Agent {
         self.owed.remove(id);
     }
 
-    /// Returns which desk owes the result of an intent, and to which app.
-    pub(crate) fn owed_by(&self, id: &Text) -> Option<(Text, Text)> {
+    /// Returns which desk owes the result of an intent, and to whom.
+    pub(crate) fn owed_by(&self, id: &Text) -> Option<(Text, Raiser)> {
         match self.owed.get(id)? {
-            Owed { raiser: Raiser::App(asker), handler: Handler::Desk(desk), .. } => {
-                Some((desk.clone(), asker.instance.clone()))
-            }
+            Owed { raiser, handler: Handler::Desk(desk), .. } => Some((desk.clone(), raiser.clone())),
             _ => None,
         }
     }
 
-    /// Hands an intent to the agent of another node.
-    fn raise_at(&mut self, raise: Raise, desk: &Text, app: &AppRef) {
+    /// Hands an intent to the agent of another node, or by way of it to an agent on its bridge.
+    fn raise_at(&mut self, raise: Raise, desk: &Text, agent: Option<&Text>, app: &AppRef) {
         let Raiser::App(asker) = raise.raiser else { return };
         let id = self.ids.uuid();
         let arguments = Object::new()
@@ -237,13 +238,14 @@ impl Agent {
             .json("context", &raise.context)
             .text("appId", &app.app_id)
             .some_text("instanceId", app.instance_id.as_deref())
+            .some_text("agent", agent.map(|agent| &**agent))
             .some("metadata", raise.metadata.as_ref())
             .json("source", &self.abroad(&raise.source))
             .some_text("by", is_foreign(&asker.instance).then_some(&*asker.instance))
             .end();
         self.owe(id.clone(), Raiser::App(asker.clone()), Handler::Desk(desk.clone()));
-        let Limits { start_ms, intent_ms, peer_ms, .. } = self.settings.limits;
-        let patience = start_ms + intent_ms + peer_ms;
+        let Limits { start_ms, intent_ms, peer_ms, bridge_start_ms, .. } = self.settings.limits;
+        let patience = peer_ms + agent.map_or(start_ms + intent_ms, |_| bridge_start_ms);
         self.ask_peer(desk, Ask::Raise { asker, raise: id }, arguments, patience);
     }
 
@@ -270,7 +272,11 @@ impl Agent {
             raiser: Raiser::Desk { desk: desk.clone(), invocation, raise, instance },
             target: Text::default(),
         };
-        // What is asked of this node is not passed on to a third.
+        // What is asked of this node is not passed on to a third, but to an agent on its bridge.
+        if let Some(agent) = text("agent") {
+            let app = AppRef { app_id, instance_id: text("instanceId"), desktop_agent: None };
+            return self.raise_over_for(raise, invocation, agent, &app);
+        }
         let app_id = self.record(&app_id).map_or(app_id, |record| record.app_id.clone());
         let app = AppRef { app_id, instance_id: text("instanceId"), desktop_agent: None };
         let is_here = match &app.instance_id {
@@ -285,6 +291,17 @@ impl Agent {
         if let Err(error) = raised {
             self.yield_desk(invocation, Some(fault(error)));
         }
+    }
+
+    fn raise_over_for(&mut self, raise: Raise, invocation: u64, agent: Text, app: &AppRef) {
+        let error = match self.bridge_has(&agent) {
+            true if self.raises.len() + self.owed.len() < self.settings.limits.intents_max => {
+                return self.raise_over(raise, &AgentAt { desk: None, agent }, app);
+            }
+            true => Fault::IntentDeliveryFailed,
+            false => Fault::DesktopAgentNotFound,
+        };
+        self.yield_desk(invocation, Some(fault(error)));
     }
 
     pub(super) fn deliver_or_wait(&mut self, raise: Raise) {

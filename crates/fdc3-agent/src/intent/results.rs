@@ -101,7 +101,7 @@ impl Agent {
                 let channel = result.member("channel").and_then(|channel| channel.member("id")?.as_text());
                 let channel = channel.map(|id| id.detached());
                 match (channel, text("host")) {
-                    (Some(id), Some(host)) => self.adopt(&id, &host, &asker.instance),
+                    (Some(id), Some(host)) => self.adopt(&id, &host, &asker.instance, None),
                     (Some(id), None) => {
                         self.add_app_channel(&id);
                     }
