@@ -20,6 +20,8 @@ use crate::{Agent, Asker, Pending};
 pub(crate) const CHANNEL: &str = "___channel___";
 /// Names that mean something else, and are no app channels.
 const RESERVED: [&str; 3] = ["___", "T42.", private::PREFIX];
+/// The longest channel id that stands in a topic itself.
+const TOPIC_ID_BYTES_MAX: usize = 256;
 /// Broadcasts of a channel that are remembered, so that none is told twice.
 const SEEN_MAX: usize = 1_024;
 /// The user channels that FDC3 recommends: name and colour.
@@ -458,8 +460,11 @@ fn is_reserved(id: &str) -> bool {
 }
 
 /// The topic under which broadcasts of a channel go to other nodes. Ids may hold what means something in
-/// a topic.
+/// a topic, and be as long as a topic may be: of a long one its hash stands there, and the id in the data.
 fn topic(id: &str) -> Text {
-    let hex: String = id.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = match id.len() <= TOPIC_ID_BYTES_MAX {
+        true => id.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        false => blake3::hash(id.as_bytes()).to_hex().to_string(),
+    };
     format!("___fdc3___.{hex}").into()
 }

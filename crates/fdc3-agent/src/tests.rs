@@ -298,6 +298,25 @@ fn what_was_broadcast_while_nodes_were_apart_is_told_once_as_state() {
 }
 
 #[test]
+fn broadcasts_on_a_channel_with_a_long_id_reach_other_nodes_one_by_one() {
+    let mut world = World::new(2);
+    let (one, two) = (world.app(0, "one").0, world.app(1, "two").0);
+    let id = "n".repeat(1_024);
+    for app in [one, two] {
+        let made = world.ask(app, "getOrCreateChannel", &format!(r#"{{"channelId":"{id}"}}"#));
+        assert_eq!(error(&made), None);
+    }
+    world.send(two, "addContextListener", &format!(r#"{{"channelId":"{id}","contextType":null}}"#));
+    world.story(two);
+    for _ in 0..3 {
+        world.send(one, "broadcast", &broadcast(&id));
+    }
+    assert_eq!(world.story(two), ["broadcastEvent"; 3]);
+    let longer = world.ask(one, "getOrCreateChannel", &format!(r#"{{"channelId":"{id}n"}}"#));
+    assert_eq!(error(&longer).as_deref(), Some("CreationFailed"));
+}
+
+#[test]
 fn a_raiser_hears_of_a_handler_that_is_gone() {
     for there in [0, 1] {
         let mut world = World::new(2);
