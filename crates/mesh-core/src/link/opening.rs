@@ -216,7 +216,19 @@ impl Node {
             if self.link_to(peer) == Some(other) {
                 self.hand_over(other, incarnation);
             }
-            self.close_link(other, reject::DUPLICATE, "replaced by a newer link");
+            let earlier =
+                self.links.get(&other).is_some_and(|l| state == State::Up && l.incarnation < incarnation);
+            if earlier {
+                // Normally nobody is there to hear it. Whoever is has the same disk as the newer life.
+                self.emit(Output::CloseLink {
+                    link: other,
+                    code: reject::SUPERSEDED,
+                    text: Text::from_static(NEWER_LIFE),
+                });
+                self.link_closed(other, &Text::from_static("a newer life of that node is here"));
+            } else {
+                self.close_link(other, reject::DUPLICATE, "replaced by a newer link");
+            }
         }
     }
 

@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 
+use mesh_model::link::reject;
 use mesh_model::{
-    Answer, Area, Arguments, Command, Event, Json, LinkId, LinkMessage, LinkPeer, NodeId, Now, Outcome,
-    Request, SessionId, Text, Tick,
+    Answer, Area, Arguments, Command, Event, Incarnation, Json, LinkId, LinkMessage, LinkPeer, NodeId, Now,
+    Outcome, Request, SessionId, Text, Tick,
 };
 
 use super::mesh::{json, settings};
@@ -398,4 +399,31 @@ fn a_copy_is_refused_with_words_on_both_sides() {
         }
     }
     assert_eq!(refused, [1, 1]);
+}
+
+#[test]
+fn an_earlier_life_that_still_hears_is_told_that_it_is_a_copy() {
+    let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
+    let mut node = Node::new(settings(0, 1), now);
+    let mut closed = Vec::new();
+    for life in [1, 2] {
+        let (link, peer) = (LinkId(life), LinkPeer { node: NodeId([9; 16]), dialled: false });
+        let hello = LinkMessage::Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            incarnation: Incarnation(life),
+            name: "clone".into(),
+            wall_ms: now.wall_ms,
+            addresses: Vec::new(),
+        };
+        for input in [Input::LinkOpened { link, peer }, Input::Link { link, message: hello }] {
+            node.handle(input, now);
+            while let Some(output) = node.poll_output() {
+                if let Output::CloseLink { link, code, text } = output {
+                    closed.push((link, code, text.contains("was copied")));
+                }
+            }
+        }
+    }
+    assert_eq!(closed, [(LinkId(1), reject::SUPERSEDED, true)]);
 }
