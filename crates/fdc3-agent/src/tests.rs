@@ -31,6 +31,8 @@ struct World {
     launched: Vec<(usize, Text, Text)>,
     links: VecDeque<(usize, LinkId, LinkMessage)>,
     cut: bool,
+    /// The latest link between the two nodes.
+    link: LinkId,
     now: Time,
     next: u64,
 }
@@ -52,6 +54,7 @@ impl World {
             launched: Vec::new(),
             links: VecDeque::new(),
             cut: false,
+            link: LinkId(0),
             now: Time { ms: 1_000, wall_ms: 1_700_000_000_000 },
             next: 100,
         };
@@ -73,20 +76,19 @@ impl World {
 
     fn heal(&mut self) {
         self.cut = false;
+        self.link = LinkId(self.link.0 + 1);
         for (at, other) in [(0, 1), (1, 0)] {
             let peer = LinkPeer { node: NodeId([other as u8 + 1; 16]), dialled: at == 0 };
-            let link = LinkId(self.next);
-            let input = Input::LinkOpened { link, peer };
+            let input = Input::LinkOpened { link: self.link, peer };
             let now = self.clock();
             self.nodes[at].handle(input, now);
         }
-        self.next += 1;
         self.settle();
     }
 
     fn cut(&mut self) {
         self.cut = true;
-        let (link, now) = (LinkId(self.next - 1), self.clock());
+        let (link, now) = (self.link, self.clock());
         for node in &mut self.nodes {
             node.handle(Input::LinkClosed { link, reason: "cut".into() }, now);
         }
@@ -314,6 +316,34 @@ fn broadcasts_on_a_channel_with_a_long_id_reach_other_nodes_one_by_one() {
     assert_eq!(world.story(two), ["broadcastEvent"; 3]);
     let longer = world.ask(one, "getOrCreateChannel", &format!(r#"{{"channelId":"{id}n"}}"#));
     assert_eq!(error(&longer).as_deref(), Some("CreationFailed"));
+}
+
+#[test]
+fn after_a_cut_who_listens_to_all_hears_nothing_older_than_what_it_has_heard() {
+    let mut world = World::new(2);
+    let speakers = [0, 1].map(|at| world.app(at, "one").0);
+    let listeners =
+        [0, 1].map(|at| [None, Some("x.0"), Some("x.1")].map(|kind| (world.app(at, "two").0, kind)));
+    for (app, kind) in listeners.as_flattened() {
+        let kind = kind.map_or_else(|| "null".to_owned(), |kind| format!("\"{kind}\""));
+        world.send(*app, "getOrCreateChannel", r#"{"channelId":"news"}"#);
+        world.send(*app, "addContextListener", &format!(r#"{{"channelId":"news","contextType":{kind}}}"#));
+    }
+    world.cut();
+    for (side, speaker) in speakers.into_iter().enumerate() {
+        world.send(speaker, "getOrCreateChannel", r#"{"channelId":"news"}"#);
+        let context = format!(r#"{{"channelId":"news","context":{{"type":"x.{side}"}}}}"#);
+        world.send(speaker, "broadcast", &context);
+        world.pass(100);
+    }
+    for (app, _) in listeners.as_flattened() {
+        world.story(*app);
+    }
+    world.heal();
+    world.pass(3_000);
+    let heard = listeners.map(|apps| apps.map(|(app, _)| world.story(app).len()));
+    // All, x.0, x.1: at node 0, and at node 1, where x.1 was said later.
+    assert_eq!(heard, [[1, 0, 1], [0, 1, 0]]);
 }
 
 #[test]

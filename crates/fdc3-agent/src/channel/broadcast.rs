@@ -94,12 +94,17 @@ impl Agent {
     pub(crate) fn state_without_event(&mut self, id: &Text, kind: &Text) {
         let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) else { return };
         let Some(slot) = shared.document.slot(Some(kind)) else { return };
+        let is_newest = shared.document.slot(None).is_some_and(|newest| newest.kind == slot.kind);
         let news = match &slot.cast {
             Some(cast) => !shared.has_seen(&cast.event),
             None => shared.untold.remove(kind),
         };
         if news {
-            self.deliver(id, &slot, None);
+            self.cast_to_bridge(id, &slot, None);
+            // Who listens to all types has heard, or is about to hear, what is newer.
+            self.deliver_to(id, &slot, None, |listener| {
+                listener.takes(&slot.kind) && (is_newest || listener.context.is_some())
+            });
         }
     }
 
