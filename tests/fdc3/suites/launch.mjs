@@ -53,6 +53,16 @@ export default [
     await world.until(() => listed(desk, order.instanceId)?.state !== 'connected', 5000, 'no longer connected');
   }),
 
+  launched('07', 'a launcher is told what has changed, and nothing else', async (world, desk) => {
+    const app = await adapted(world, desk, await desk.launch(APP));
+    await app.agent.joinUserChannel('fdc3.channel.3');
+    await world.until(() => listed(desk, app.id.instanceId)?.channel?.id === 'fdc3.channel.3', 5000, 'listed with its channel');
+    for (const type of ['apps', 'instances']) {
+      const texts = desk.socket.of(type).map(({ text }) => text);
+      assert.ok(texts.every((text, index) => text !== texts[index - 1]), `${type} told twice`);
+    }
+  }),
+
   launched('07', 'a window that reloads keeps its instance', async (world, desk) => {
     const order = await desk.launch(APP);
     const first = await adapted(world, desk, order);

@@ -44,10 +44,7 @@ pub(crate) async fn run(
     let wire = Wire::new(stream, read, &limits).await;
     desktop.add_connection(connection, &wire.outbox);
     let known = matches!(role, Role::Launcher);
-    let launcher = known.then(|| {
-        desktop.greet(&wire.outbox);
-        desktop.launchers.add(&wire.outbox)
-    });
+    let launcher = known.then(|| desktop.add_launcher(&wire.outbox));
     let mut session = Session { desktop, connection, wire, role, known, limits };
     let end = session.serve().await;
     if let Some(id) = launcher {

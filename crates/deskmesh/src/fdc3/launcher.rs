@@ -20,6 +20,8 @@ use crate::outbox::{Item, Outbox};
 pub(crate) struct Launchers {
     open: Mutex<Vec<(u64, Arc<Outbox>)>>,
     next: AtomicU64,
+    /// What all have been told last of apps and instances.
+    told: Mutex<[Bytes; 2]>,
 }
 
 impl Launchers {
@@ -27,8 +29,21 @@ impl Launchers {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn add(&self, outbox: &Arc<Outbox>) -> u64 {
+    fn told(&self) -> MutexGuard<'_, [Bytes; 2]> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a launcher that has just come, and tells it what there is.
+    fn add(&self, outbox: &Arc<Outbox>, agent: &Agent) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = [apps(agent), instances(agent)];
+        for frame in &now {
+            outbox.push(Item::Frame(frame.clone()));
+        }
+        // Nobody has been told what changed while there was none.
+        if self.lock().is_empty() {
+            *self.told() = now;
+        }
         self.lock().push((id, outbox.clone()));
         id
     }
@@ -69,11 +84,18 @@ impl Launchers {
         }
     }
 
-    /// Tells all launchers what there is.
+    /// Tells all launchers what is other than before. A page shows anew what it is told, beneath the pointer of
+    /// whoever is about to click.
     pub(crate) fn show(&self, agent: &Agent) {
-        if !self.lock().is_empty() {
-            self.tell(&apps(agent));
-            self.tell(&instances(agent));
+        if self.lock().is_empty() {
+            return;
+        }
+        let mut told = self.told();
+        for (last, now) in told.iter_mut().zip([apps(agent), instances(agent)]) {
+            if *last != now {
+                self.tell(&now);
+                *last = now;
+            }
         }
     }
 }
@@ -175,11 +197,8 @@ impl Desktop {
         }
     }
 
-    /// Tells a launcher that has just come what there is.
-    pub(crate) fn greet(&self, outbox: &Outbox) {
-        self.with(|agent| {
-            outbox.push(Item::Frame(apps(agent)));
-            outbox.push(Item::Frame(instances(agent)));
-        });
+    /// Adds a launcher that has just come, and tells it what there is.
+    pub(crate) fn add_launcher(&self, outbox: &Arc<Outbox>) -> u64 {
+        self.with(|agent| self.launchers.add(outbox, agent)).0
     }
 }
