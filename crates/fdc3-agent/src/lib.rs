@@ -26,6 +26,7 @@ mod channel;
 mod document;
 mod ids;
 mod intent;
+mod launcher;
 mod open;
 mod peer;
 mod private;
@@ -45,6 +46,7 @@ use proto_bridge::Message;
 use proto_dacp::{Fault, Hello, Object, Stamp};
 
 pub use app::{Admission, Refused};
+pub use launcher::Asked;
 pub use view::{AppItem, InstanceItem};
 
 use app::App;

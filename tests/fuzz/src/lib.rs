@@ -7,6 +7,7 @@
 mod choices;
 mod context_delta;
 mod dacp_session;
+mod fdc3_hello;
 mod gw3_session;
 mod json;
 mod mesh;
@@ -16,6 +17,7 @@ pub mod seeded;
 
 pub use context_delta::context_delta;
 pub use dacp_session::dacp_session;
+pub use fdc3_hello::fdc3_hello;
 pub use gw3_session::gw3_session;
 pub use json::json;
 pub use mesh_frame::mesh_frame;
@@ -24,10 +26,11 @@ pub use mesh_frame::mesh_frame;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("gw3_session", gw3_session),
     ("context_delta", context_delta),
     ("mesh_frame", mesh_frame),
     ("json", json),
     ("dacp_session", dacp_session),
+    ("fdc3_hello", fdc3_hello),
 ];

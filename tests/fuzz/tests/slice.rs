@@ -60,6 +60,11 @@ fn frames_of_fdc3_apps() {
 }
 
 #[test]
+fn first_frames_of_fdc3_apps() {
+    slice("fdc3_hello", 2_000);
+}
+
+#[test]
 fn json_text() {
     slice("json", 20_000);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use fdc3_agent::Agent;
+use fdc3_agent::{Agent, Asked};
 use mesh_model::Json;
 use proto_dacp::{Object, array};
 
@@ -100,6 +100,10 @@ impl Launchers {
     }
 }
 
+fn error(problem: &str) -> Bytes {
+    Object::new().text("type", "error").text("message", problem).end().as_bytes().clone()
+}
+
 /// Writes what a launcher is told of the apps.
 pub(crate) fn apps(agent: &Agent) -> Bytes {
     let apps: Vec<Json> = agent
@@ -158,42 +162,14 @@ pub(crate) fn instances(agent: &Agent) -> Bytes {
 impl Desktop {
     /// Does what a launcher asks for. Returns what to answer.
     pub(crate) fn launcher_asks(&self, frame: &Bytes) -> Option<Bytes> {
-        let problem = |message: &str| {
-            let answer = Object::new().text("type", "error").text("message", message).end();
-            Some(answer.as_bytes().clone())
-        };
-        let Ok(asked) = Json::parse(frame.clone()) else { return problem("that is not JSON") };
-        let text = |name: &str| asked.member(name).and_then(|value| value.as_text());
         let now = self.now();
-        let instance = text("instanceId").unwrap_or_default().detached();
-        match text("type").as_deref() {
-            Some("launch") => {
-                let app = text("appId").unwrap_or_default();
-                let node = text("node");
-                let launched = self.with(|agent| agent.launch(&app, node.as_deref(), now)).0;
-                match launched {
-                    Ok(()) => None,
-                    Err(fault) => problem(&format!("`{app}` cannot be started: {}", fault.word())),
-                }
-            }
-            Some("closed") => {
-                self.with(|agent| agent.window_closed(&instance, now));
-                None
-            }
-            Some("blocked") => {
-                let url = text("url").unwrap_or_default();
-                // The page shows a button that opens it, or says that it is closed.
+        match self.with(|agent| agent.launcher_asks(frame, now)).0 {
+            Asked::Done => None,
+            Asked::Problem(problem) => Some(error(&problem)),
+            Asked::Blocked(url) => {
                 tracing::warn!(%url, "the browser did not let the launcher open a window: allow pop-ups for it");
                 None
             }
-            Some("join") => {
-                let channel = text("channelId").map(|id| id.detached());
-                match self.with(|agent| agent.move_to(&instance, channel.as_ref(), now)).0 {
-                    true => None,
-                    false => problem("there is no such app or user channel"),
-                }
-            }
-            other => problem(&format!("unknown message `{}`", other.unwrap_or_default())),
         }
     }
 
