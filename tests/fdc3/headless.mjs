@@ -8,8 +8,9 @@
 //                     each (default: every one by itself) or all (each, and old with every other both ways)
 //   --suite NAME      only these suites (repeat or separate by commas)
 //   --only TEXT       only checks whose name contains TEXT
-//   --secret TEXT     a shared secret that node a accepts once for an app, for checks 16
 //   --user NAME       all checks as this user's; else each has one of its own
+//   --control CMD     a program that cuts and heals the link between the nodes, and kills and starts them, for
+//                     `--suite links`; see ../clients/README.md
 //   --jobs N          how many checks at once (default 4)
 //   --repeat N        each check N times
 //   --list            names the checks
@@ -19,6 +20,7 @@
 
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
+import { controlOf } from '../clients/lib/control.mjs';
 import { runAll } from '../clients/lib/runner.mjs';
 import { reasonOf } from '../clients/lib/wait.mjs';
 import { directory } from './lib/directory.mjs';
@@ -37,7 +39,7 @@ const { values: flags } = parseArgs({
     lib: { type: 'string', default: 'each' },
     suite: { type: 'string', multiple: true, default: SUITES },
     only: { type: 'string', default: '' },
-    secret: { type: 'string' },
+    control: { type: 'string' },
     user: { type: 'string' },
     jobs: { type: 'string', default: '4' },
     repeat: { type: 'string', default: '1' },
@@ -80,8 +82,9 @@ function pairsOf(text) {
 }
 
 async function planned() {
-  const { a, b = a, secret, user } = flags;
+  const { a, b = a, user } = flags;
   const nodes = a === b ? 'one' : 'two';
+  const control = flags.control && controlOf(flags.control, 'b');
   const planned = [];
   for (const suite of flags.suite.flatMap((text) => text.split(','))) {
     const { default: checks } = await import(`./suites/${suite}.mjs`);
@@ -95,7 +98,7 @@ async function planned() {
           ...check,
           name,
           label: check.raw ? 'raw' : libs.a === libs.b ? libs.a : `${libs.a}+${libs.b}`,
-          open: () => new World({ urls: { a, b }, libs, secret, user }),
+          open: () => new World({ urls: { a, b }, libs, user, control }),
         };
         planned.push(...Array.from({ length: Number(flags.repeat) }, () => item));
       }

@@ -2,6 +2,7 @@
 //
 //   node native.mjs quote INTENT   reports the contexts that it hears, and answers INTENT
 //   node native.mjs silent         connects and never listens
+//   node native.mjs lend           tells the secret that it has connected with
 //
 // It says what it has heard on the app channel `test-native-reports`, and ends when somebody broadcasts
 // `x.end` with its instance id there, when its connection ends, or after a minute.
@@ -21,13 +22,18 @@ setTimeout(() => process.exit(), 60_000);
 
 const reports = await agent.getOrCreateChannel('test-native-reports');
 await reports.addContextListener('x.end', ({ instanceId }) => instanceId === id.instanceId && process.exit());
+/** Again and again, since nobody knows when the other node has heard of a listener there. */
+async function report(more) {
+  for (;;) {
+    await reports.broadcast({ type: 'x.report', instanceId: id.instanceId, pid: process.pid, ...more });
+    await sleep(100);
+  }
+}
+
+if (process.argv[2] === 'lend') await report({ sharedSecret });
 if (process.argv[2] === 'quote') {
   const heard = [];
   await agent.addContextListener(null, (context) => heard.push(context));
   await agent.addIntentListener(process.argv[3], async ({ q }) => ({ type: 'x.price', value: q * 2 }));
-  // Again and again, since nobody knows when the other node has heard of a listener there.
-  for (;;) {
-    await reports.broadcast({ type: 'x.report', instanceId: id.instanceId, heard, pid: process.pid });
-    await sleep(100);
-  }
+  await report({ heard });
 }

@@ -23,12 +23,20 @@ fn libraries_on_one_node() {
 fn libraries_on_two_nodes() {
     let _turn = lock(&TURN);
     let folder = tempfile::tempdir().unwrap();
-    let apps = |place: char| folder.path().join(format!("{place}.json"));
-    for place in ['a', 'b'] {
-        run_fdc3(&["headless.mjs", "--write-directory", path(&apps(place)), "--place", &place.to_string()]);
-    }
-    let nodes = Linked::start_with(2, |place| directories(&apps(place)));
+    let nodes = two_nodes(folder.path());
     run_fdc3(&["headless.mjs", "--a", &endpoint(&nodes, 0), "--b", &endpoint(&nodes, 1)]);
+}
+
+#[test]
+fn libraries_when_links_are_cut() {
+    let _turn = lock(&TURN);
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = two_nodes(folder.path());
+    let [a, b] = [0, 1].map(|at| endpoint(&nodes, at));
+    let nodes = Arc::new(Mutex::new(nodes));
+    let program = format!("'{}' {}", env!("CARGO_BIN_EXE_node-control"), control(&nodes));
+    let cut = ["headless.mjs", "--suite", "links", "--lib", "old", "--control", &program];
+    run_fdc3(&[&cut[..], &["--a", &a, "--b", &b]].concat());
 }
 
 #[test]
@@ -49,6 +57,15 @@ fn apps_in_a_browser() {
     let program = format!("'{}' {}", env!("CARGO_BIN_EXE_node-control"), control(&nodes));
     let restart = format!("{program} kill a && {program} start a");
     run_fdc3(&["browser.mjs", "--node", &url, "--app-port", &port, "--restart", &restart]);
+}
+
+/// Two nodes, each with its part of the test apps.
+fn two_nodes(folder: &Path) -> Linked {
+    let apps = |place: char| folder.join(format!("{place}.json"));
+    for place in ['a', 'b'] {
+        run_fdc3(&["headless.mjs", "--write-directory", path(&apps(place)), "--place", &place.to_string()]);
+    }
+    Linked::start_with(2, |place| directories(&apps(place)))
 }
 
 fn directories(file: &Path) -> String {

@@ -9,9 +9,12 @@ import { urlOf } from './directory.mjs';
 import { Socket } from './socket.mjs';
 
 export class World {
-  /** `urls` and `libs` are `{ a, b }`; `user` is whose apps all checks use, if they share one. */
-  constructor({ urls, libs, user, secret }) {
-    Object.assign(this, { urls, libs, secret });
+  /**
+   * `urls` and `libs` are `{ a, b }`; `user` is whose apps all checks use, if they share one; `control` does
+   * things to the nodes.
+   */
+  constructor({ urls, libs, user, control }) {
+    Object.assign(this, { urls, libs, control });
     this.twoNodes = urls.a !== urls.b;
     this.user = user ?? unique('user');
     this.open = [];
@@ -98,6 +101,7 @@ export class World {
   }
 
   async close() {
+    await this.control?.restore();
     await Promise.allSettled(this.open.map(async (cleanup) => within(1000, cleanup())));
   }
 }
@@ -108,6 +112,17 @@ export async function hears(channel, type = null) {
   const listener = await channel.addContextListener(type, (context) => seen.push(context));
   // Not to be seen when lists are compared.
   return Object.defineProperty(seen, 'unsubscribe', { value: () => listener.unsubscribe() });
+}
+
+/** Listens to what native apps report, and ends them with the check. */
+export async function reports(world, { agent }) {
+  const channel = await agent.getOrCreateChannel('test-native-reports');
+  const of = new Map();
+  await channel.addContextListener('x.report', (report) => of.set(report.instanceId, report));
+  world.keep(async () => {
+    for (const instanceId of of.keys()) await channel.broadcast({ type: 'x.end', instanceId });
+  });
+  return of;
 }
 
 /** Asserts that a call fails with an error of the standard, which is its whole message. */

@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { check } from '../lib/check.mjs';
 import { ORIGIN, urlOf } from '../lib/directory.mjs';
 import { answerTo } from '../lib/socket.mjs';
-import { aWhile, hears } from '../lib/world.mjs';
+import { aWhile, hears, reports } from '../lib/world.mjs';
 
 /** All requests of 2.2 that have a response. */
 const REQUESTS = [
@@ -153,23 +153,23 @@ export default [
     }
   }),
 
-  check('16', 'a program with a secret is an app, and the secret is not echoed', { needs: 'secret', alone: true }, async (world) => {
-    const app = await world.connect('a', 'test-one', { identity: { sharedSecret: world.secret } });
-    const { appMetadata } = await app.agent.getInfo();
-    assert.equal(appMetadata.instanceId, app.id.instanceId);
-    await app.agent.joinUserChannel('fdc3.channel.2');
-    assert.equal((await app.agent.getCurrentChannel()).id, 'fdc3.channel.2');
-    assert.ok(app.socket.frames.every(({ text }) => !text.includes(world.secret)));
-  }),
-
-  check('16', 'a second connection with the same secret supersedes the first', { needs: 'secret', alone: true }, async (world) => {
-    const identity = { sharedSecret: world.secret };
-    const first = await world.raw('a', 'test-one', { identity });
+  check('16', 'a program connects with the secret that it was started with, which is not echoed; a second connection supersedes the first', { timeoutMs: 60_000 }, async (world) => {
+    const opener = await world.connect('a', 'test-one');
+    const of = await reports(world, opener);
+    const { instanceId } = await opener.agent.open({ appId: 'test-lender' });
+    const { sharedSecret } = await world.until(() => of.get(instanceId), 10_000, 'the program reports');
+    const identity = { sharedSecret };
+    const first = await world.connect('a', 'test-one', { identity });
+    assert.equal(first.id.instanceId, instanceId);
+    assert.equal((await first.agent.getInfo()).appMetadata.instanceId, instanceId);
+    await first.agent.joinUserChannel('fdc3.channel.2');
+    assert.equal((await first.agent.getCurrentChannel()).id, 'fdc3.channel.2');
+    assert.ok(first.socket.frames.every(({ text }) => !text.includes(sharedSecret)));
     const second = await world.raw('a', 'test-one', { identity });
     await world.within(5000, first.socket.closed, 'the first connection closed');
-    assert.equal(second.id.instanceId, first.id.instanceId);
+    assert.equal(second.id.instanceId, instanceId);
     const { payload } = await second.socket.request('getInfoRequest', {});
-    assert.equal(payload.implementationMetadata.appMetadata.instanceId, second.id.instanceId);
+    assert.equal(payload.implementationMetadata.appMetadata.instanceId, instanceId);
     second.socket.post({ type: 'WSCPGoodbye', meta: { timestamp: new Date() } });
     await world.within(5000, second.socket.closed, 'the second connection closed');
   }),

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';
-import { answersWith, aWhile, failsWith } from '../lib/world.mjs';
+import { answersWith, aWhile, failsWith, reports } from '../lib/world.mjs';
 
 /**
  * What a native app at place b is called by an app at a: the libraries forget `desktopAgent` in `open`.
@@ -14,17 +14,6 @@ async function idAt(world, appId, { agent }) {
   await world.connect('b', 'test-three');
   await world.until(async () => (await agent.findInstances({ appId: 'test-three' })).length, 5000, 'the agent at b');
   return `${appId}@${await world.nodeName('b')}`;
-}
-
-/** Listens to what native apps report, and ends them with the check. */
-async function reports(world, { agent }) {
-  const channel = await agent.getOrCreateChannel('test-native-reports');
-  const of = new Map();
-  await channel.addContextListener('x.report', (report) => of.set(report.instanceId, report));
-  world.keep(async () => {
-    for (const instanceId of of.keys()) await channel.broadcast({ type: 'x.end', instanceId });
-  });
-  return of;
 }
 
 export default [
