@@ -414,6 +414,7 @@ impl BridgeAgent {
             self.requests.insert(request, Waiting { exchange, destination, deadline_ms });
         }
         if self.name().is_some() {
+            message.address_app();
             self.write(message);
         }
     }

@@ -304,6 +304,17 @@ pub enum Problem {
 }
 
 impl Message {
+    /// Names the app of a request in its destination, too: there are agents that take no destination without one.
+    pub(crate) fn address_app(&mut self) {
+        let Some(destination) = self.meta.destination.as_mut().filter(|to| to.app_id.is_none()) else {
+            return;
+        };
+        if let Some(app) = self.payload.member("app") {
+            let app = Participant::from_json(&app);
+            (destination.app_id, destination.instance_id) = (app.app_id, app.instance_id);
+        }
+    }
+
     /// Makes a request of this agent. Its id and time are set when it is sent.
     #[must_use]
     pub fn request(exchange: Exchange, payload: Json, source: Option<Participant>) -> Self {

@@ -124,6 +124,7 @@ impl Bridge {
             destination: destination.or_else(|| to.clone().map(Participant::agent)),
             ..Meta::default()
         };
+        message.address_app();
         if exchange.answered() == Answered::Never {
             return self.tell(agent, exchange, to, message);
         }
