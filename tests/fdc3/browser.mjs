@@ -63,6 +63,7 @@ const DIRECTORY = [
   record('seeded', 'Seeded Tab', 'seeded'),
   record('forbids', 'Forbids Frames', 'forbids'),
   record('isolated', 'Isolated', 'isolated'),
+  record('pretender', 'Pretender', 'pretender'),
 ];
 
 if (flags['write-directory']) {
@@ -450,6 +451,57 @@ const checks = {
     await app.waitForFunction(() => window.ended === 1);
     links.allow();
     await app.evaluate(() => window.agent.findInstances({ appId: 'trader' }));
+  },
+
+  async 'an app whose renderer dies is gone, and its private channel says so'(desk) {
+    const launcher = await desk.launcher();
+    const { app } = await desk.start(launcher, 'trader');
+    await app.evaluate(async () => {
+      window.ended = 0;
+      await window.agent.addIntentListener('Stream', async () => {
+        const channel = await window.agent.createPrivateChannel();
+        await channel.addEventListener('disconnect', () => { window.ended++; });
+        return channel;
+      });
+    });
+    // A tab of its own, so that it shares its renderer with no other app.
+    const dying = await desk.visit(`${appUrl('plain', 'plain')}&node=${flags.node}`);
+    const { instanceId } = await outcome(dying);
+    await dying.evaluate(async context => {
+      window.channel = await (await window.agent.raiseIntent('Stream', context)).getResult();
+    }, INSTRUMENT);
+    await row(launcher, instanceId).waitFor();
+    dying.goto('chrome://crash').catch(() => {});
+    await app.waitForFunction(() => window.ended === 1);
+    await until(async () => !(await app.evaluate(() => window.agent.findInstances({ appId: 'plain' }))).some(one => one.instanceId === instanceId), 'the instance gone');
+    await row(launcher, instanceId).waitFor({ state: 'detached' });
+  },
+
+  async 'an app that calls itself one of another origin is refused'(desk) {
+    const launcher = await desk.launcher();
+    const [app] = await Promise.all([desk.context.waitForEvent('page'), launcher.locator('.app[data-app-id=pretender]').first().click()]);
+    assert.deepEqual(await outcome(app), { error: 'AccessDenied' });
+  },
+
+  async 'a page of a foreign origin gets neither adaptor nor socket'() {
+    const site = `http://foreign.example:${flags['app-port']}`;
+    const browser = await startBrowser({ args: ['--host-resolver-rules=MAP *.example 127.0.0.1'] });
+    try {
+      const desk = await Desk.open(browser);
+      const app = await desk.visit(`${site}/plain.html?module=${site}&node=${flags.node}`);
+      assert.deepEqual(await outcome(app), { error: 'AgentNotFound' });
+      await desk.logged(/frame-ancestors/);
+      for (const path of ['/fdc3', '/fdc3/desk']) {
+        const ends = await app.evaluate(url => new Promise(resolve => {
+          const socket = new WebSocket(url);
+          socket.onopen = () => resolve('open');
+          socket.onclose = () => resolve('closed');
+        }), `${flags.node.replace('http', 'ws')}${path}`);
+        assert.equal(ends, 'closed', path);
+      }
+    } finally {
+      await browser.close();
+    }
   },
 
   async 'a plain tab connects by failover; a reload keeps its instance'(desk) {

@@ -1,0 +1,4 @@
+// An app that says it is one of another origin.
+import { watch } from '/watch.js';
+
+watch(window.getAgent({ identityUrl: 'https://elsewhere.example/app.html' }));
