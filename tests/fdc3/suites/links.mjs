@@ -136,6 +136,15 @@ export default [
     await agreed(world, [one, two], 'x.cleared', (context) => context?.n === 2);
   }),
 
+  linked('28', 'what the other node has is found without asking it', async (world) => {
+    const { asker, quoter } = await asked(world);
+    await world.control.cut('a', 'b');
+    // Long before the cut is noticed.
+    const { appIntent } = (await asker.socket.request('findIntentRequest', { intent: 'Hang' })).payload;
+    assert.ok(appIntent.apps.some(({ instanceId }) => instanceId === quoter.id.instanceId));
+    await world.control.heal('a', 'b');
+  }),
+
   linked('31', 'a handler whose node is cut off ends the wait for its result, for good', async (world) => {
     const { asker, quoter, event, raise, result } = await asked(world);
     await apart(world, asker, quoter, async () => {
