@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_model::{Answer, Arguments, CallFailure, Command, Event, Json, Outcome, Request, SessionId, Text};
 use serde_json::{Value, json};
 
-use crate::value::{apply, from_json, to_json};
+use crate::value::{apply, from_json, number, to_json};
 use crate::world::{Happening, Phase, World};
 
 /// A request that has no answer yet.
@@ -145,10 +145,6 @@ fn id_of(definition: &Json) -> String {
 
 fn named(arguments: &Arguments, name: &str) -> Option<u64> {
     from_json(arguments.named.as_ref()?).get(name)?.as_u64()
-}
-
-fn number(value: &Value, name: &str) -> u64 {
-    value.get(name).and_then(Value::as_u64).unwrap_or(u64::MAX)
 }
 
 impl World {

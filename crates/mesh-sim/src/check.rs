@@ -274,32 +274,7 @@ impl World {
         self.hashes("empty");
         for host in 0..self.hosts.len() {
             let Some(node) = self.hosts[host].node.as_ref() else { continue };
-            let status = node.status();
-            let mut left = Vec::new();
-            if status.sessions + status.methods + status.calls_pending > 0 {
-                left.push(format!("{status:?}"));
-            }
-            let text = format!("{node:?}");
-            for table in [
-                "interests",
-                "branches",
-                "subscriptions",
-                "remote_branches",
-                "invocations",
-                "remote",
-                "deadlines",
-                "instances",
-            ] {
-                if !text.contains(&format!(", {table}: {{}}")) {
-                    left.push(table.to_owned());
-                }
-            }
-            if !text.contains("served: Served { calls: {}, ended: [], bytes: 0,") {
-                left.push("served".to_owned());
-            }
-            if text.contains("calls_wait_until: Some") {
-                left.push("calls_wait_until".to_owned());
-            }
+            let mut left = tables_left(node);
             let contexts = self.hosts[host].node.as_mut().map(mesh_core::Node::contexts).unwrap_or_default();
             left.extend(contexts.into_iter().map(|c| c.name.to_string()).filter(|c| !c.starts_with('r')));
             if !left.is_empty() {
@@ -307,4 +282,35 @@ impl World {
             }
         }
     }
+}
+
+/// Returns what is left of applications on a node that has none.
+pub(crate) fn tables_left(node: &Node) -> Vec<String> {
+    let status = node.status();
+    let mut left = Vec::new();
+    if status.sessions + status.methods + status.calls_pending > 0 {
+        left.push(format!("{status:?}"));
+    }
+    let text = format!("{node:?}");
+    for table in [
+        "interests",
+        "branches",
+        "subscriptions",
+        "remote_branches",
+        "invocations",
+        "remote",
+        "deadlines",
+        "instances",
+    ] {
+        if !text.contains(&format!(", {table}: {{}}")) {
+            left.push(table.to_owned());
+        }
+    }
+    if !text.contains("served: Served { calls: {}, ended: [], bytes: 0,") {
+        left.push("served".to_owned());
+    }
+    if text.contains("calls_wait_until: Some") {
+        left.push("calls_wait_until".to_owned());
+    }
+    left
 }

@@ -117,7 +117,7 @@ impl World {
         }
         self.hosts.push(old);
         self.hosts[twin].timer = 0;
-        if self.rare.chance(50) {
+        if self.rare.chance(50) && self.stalled(twin).is_none() {
             let long = self.rare.range(50_000, 4_000_000);
             self.hosts[twin].stalled_until = (self.now + long) | 1;
         }

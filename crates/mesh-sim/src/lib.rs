@@ -6,14 +6,17 @@
 
 mod app;
 mod check;
+mod checks;
 mod connection;
 mod fault;
 mod host;
+mod mesh;
 mod options;
 mod rng;
 mod script;
 mod value;
 mod world;
 
+pub use checks::{Across, CHECKS, Check, Figure, Outcome, Scale};
 pub use options::{Options, Report};
 pub use world::run;

@@ -1,5 +1,7 @@
 //! Plays seeds and says which ones break a promise.
 
+mod table;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{available_parallelism, scope};
 
@@ -7,6 +9,7 @@ use mesh_sim::{Options, Report, run};
 
 const USAGE: &str =
     "usage: mesh-sim [--seeds COUNT] [--from SEED] [--seed SEED] [--with OPTION]... [--without OPTION]... [--jobs COUNT]
+       mesh-sim checks …: the acceptance checks
   --seeds COUNT   how many seeds to play, 100 if not said
   --from SEED     the first of them, 1 if not said
   --seed SEED     plays one seed twice, prints what it expands to, and compares the traces
@@ -65,6 +68,10 @@ fn tell_failure(report: &Report, switches: &[(String, bool)]) {
 
 #[expect(clippy::print_stdout, reason = "a command-line tool")]
 fn main() -> std::process::ExitCode {
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if(|word| word == "checks").is_some() {
+        return table::run(words);
+    }
     let Some(Arguments { from, count, one, switches, jobs }) = arguments() else {
         println!("{USAGE}");
         return std::process::ExitCode::from(2);

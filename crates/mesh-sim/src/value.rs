@@ -14,6 +14,11 @@ pub(crate) fn from_json(value: &Json) -> Value {
     serde_json::from_slice(value.as_bytes()).unwrap_or(Value::Null)
 }
 
+/// Returns a member that is a number.
+pub(crate) fn number(value: &Value, name: &str) -> u64 {
+    value.get(name).and_then(Value::as_u64).unwrap_or(u64::MAX)
+}
+
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn key(rng: &mut Rng) -> String {
