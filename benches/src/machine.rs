@@ -9,7 +9,7 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     /// The processor as it calls itself.
     pub(crate) processor: String,
-    /// The kernel's release.
+    /// The kernel's version, without what its builder called it.
     pub(crate) kernel: String,
     /// All memory.
     pub(crate) memory_mib: u64,
@@ -29,9 +29,18 @@ impl Machine {
         Self {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: version(&read("/proc/sys/kernel/osrelease")),
             memory_mib: memory.trim_end_matches(" kB").parse::<u64>().map_or(0, |kib| kib / 1024),
             load_average: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
+}
+
+fn version(release: &str) -> String {
+    release
+        .trim()
+        .split(|mark: char| mark != '.' && !mark.is_ascii_digit())
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -10,6 +10,7 @@ mod floor;
 mod frame;
 mod load;
 mod machine;
+mod mesh;
 mod process;
 mod protocol;
 mod report;
@@ -79,6 +80,15 @@ enum Command {
     Sdk,
     /// Measures what many applications cost one deskmesh node.
     Scale,
+    /// Measures a mesh against its targets, with delay and loss between its nodes.
+    Mesh {
+        /// Only these parts, separated by commas; a name that is none is answered with all of them.
+        #[arg(long, value_delimiter = ',')]
+        parts: Vec<String>,
+        /// A tenth of the trials: a first look, no figures.
+        #[arg(long)]
+        short: bool,
+    },
     /// Relays WebSocket frames without parsing them.
     FloorWs {
         /// Where to listen for WebSockets.
@@ -119,6 +129,9 @@ fn run(args: &Args) -> Result<()> {
         None => runtime.block_on(measure(args)),
         Some(Command::Sdk) => runtime.block_on(check_sdk(args)),
         Some(Command::Scale) => runtime.block_on(async { scale::run(&kit(args)?).await }),
+        Some(Command::Mesh { parts, short }) => {
+            runtime.block_on(async { mesh::run(&kit(args)?, parts, *short, args.markdown.as_deref()).await })
+        }
         Some(Command::FloorWs { listen }) => runtime.block_on(floor::ws::run(*listen)),
         Some(Command::FloorQuic { listen, link: Some(link), identity, .. }) => {
             runtime.block_on(floor::quic::run_far(*listen, *link, identity))

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -65,6 +66,18 @@ impl Process {
     pub(crate) async fn wait_for_listener(&mut self, address: SocketAddr) -> Result<()> {
         let what = format!("nobody listens on {address}");
         self.wait_until(&what, async || TcpStream::connect(address).await.is_ok()).await
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("not a process id")?;
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) async fn wait(&mut self) -> Result<()> {
+        self.child.wait().await?;
+        Ok(())
     }
 
     /// Ends the process and waits for it.

@@ -51,7 +51,7 @@ impl Protocol {
     pub(crate) async fn invoke(self, endpoints: Endpoints, run: u32) -> Result<Invoke> {
         match self {
             Self::Floor => floor::invoke(endpoints, run).await,
-            Self::Gw3 => gw3::invoke(endpoints, run).await,
+            Self::Gw3 => gw3::invoke(endpoints, run, &plain_payload()).await,
             Self::Nats => nats::invoke(endpoints, run).await,
         }
     }
@@ -66,6 +66,11 @@ impl Protocol {
             (Self::Nats, _) => nats::fanout(endpoints, run).await,
         }
     }
+}
+
+/// Connects a GW3 caller and callee whose calls and results have that payload, a text without escapes.
+pub(crate) async fn gw3_invoke(endpoints: Endpoints, run: u32, payload: &str) -> Result<Invoke> {
+    gw3::invoke(endpoints, run, payload).await
 }
 
 /// A caller and a callee, ready to go.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+pub(crate) use self::deskmesh::Node;
 use crate::process::Process;
 use crate::protocol::{Endpoints, Protocol};
 

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Endpoints, Fanout, Invoke, Marker, NUMBER, Numbered, PAYLOAD_MARKER, Peer, SUBSCRIBERS, Wire,
-    payload, plain_payload,
+    payload,
 };
 use crate::socket::Socket;
 
-pub(super) async fn invoke(endpoints: Endpoints, run: u32) -> Result<Invoke> {
+pub(super) async fn invoke(endpoints: Endpoints, run: u32, plain: &str) -> Result<Invoke> {
     let mut callee = Session::login(endpoints.far, run, "callee").await?;
     callee.join_agm().await?;
     callee.register("Bench.Echo", false).await?;
@@ -21,7 +21,6 @@ pub(super) async fn invoke(endpoints: Endpoints, run: u32) -> Result<Invoke> {
     caller.join_agm().await?;
     let server_id = caller.wait_for_method("Bench.Echo").await?;
 
-    let plain = plain_payload();
     let call = format!(
         r#"{{"type":"call","server_id":{server_id},"method_id":"0","arguments_kv":{{"d":"{plain}"}},"request_id":"{NUMBER}","domain":"agm","peer_id":{}}}"#,
         caller.peer_id

@@ -28,30 +28,39 @@ pub(super) async fn start_one(kit: &Kit) -> Result<Running> {
 pub(super) async fn start_two(kit: &Kit) -> Result<Running> {
     let (near, far) = (Node::new()?, Node::new()?);
     let near_process = near.start(kit, "near", None).await?;
-    let mut token = Command::new(&kit.deskmesh);
-    token.args(["token", "create", "--data-dir"]).arg(near.dir.path());
-    let token = output(&mut token, "deskmesh token create").await?;
-    let far_process = far.start(kit, "far", Some(&token)).await?;
+    let far_process = far.start(kit, "far", Some(&near.token(kit).await?)).await?;
     let endpoints = Endpoints { near: near.listen, far: far.listen };
     Ok(Running { endpoints, processes: vec![near_process, far_process], dirs: vec![near.dir, far.dir] })
 }
 
-struct Node {
+/// A node of its own: where it keeps its state, and where it listens.
+#[derive(Debug)]
+pub(crate) struct Node {
     dir: TempDir,
-    listen: SocketAddr,
-    mesh_listen: SocketAddr,
+    /// Where applications connect.
+    pub(crate) listen: SocketAddr,
+    /// Where it is for other nodes, and from where it dials them.
+    pub(crate) mesh_listen: SocketAddr,
+    /// Where others are told to dial it, if not there.
+    pub(crate) advertised: Option<SocketAddr>,
 }
 
 impl Node {
-    fn new() -> Result<Self> {
-        Ok(Self { dir: TempDir::new()?, listen: free_address()?, mesh_listen: free_address()? })
+    /// A node that has not been started.
+    pub(crate) fn new() -> Result<Self> {
+        let (listen, mesh_listen) = (free_address()?, free_address()?);
+        Ok(Self { dir: TempDir::new()?, listen, mesh_listen, advertised: None })
     }
 
-    async fn start(&self, kit: &Kit, name: &str, token: Option<&str>) -> Result<Process> {
+    /// Starts it, with a token the first time if it is to join a mesh, and waits until it is ready.
+    pub(crate) async fn start(&self, kit: &Kit, name: &str, token: Option<&str>) -> Result<Process> {
         let mut command = Command::new(&kit.deskmesh);
         command.arg("up").arg("--data-dir").arg(self.dir.path());
         command.args(["--listen", &self.listen.to_string(), "--mesh-listen", &self.mesh_listen.to_string()]);
         command.args(["--name", name]);
+        if let Some(advertised) = self.advertised {
+            command.env("DESKMESH_MESH_ADVERTISE", advertised.to_string());
+        }
         if let Some(token) = token {
             command.args(["--join", token]);
         }
@@ -62,5 +71,12 @@ impl Node {
             })
             .await?;
         Ok(process)
+    }
+
+    /// Makes a token with which another node can join this one, which runs.
+    pub(crate) async fn token(&self, kit: &Kit) -> Result<String> {
+        let mut command = Command::new(&kit.deskmesh);
+        command.args(["token", "create", "--data-dir"]).arg(self.dir.path());
+        output(&mut command, "deskmesh token create").await
     }
 }
