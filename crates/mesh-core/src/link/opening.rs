@@ -14,6 +14,7 @@ use crate::{Notice, Output};
 /// The one version of the mesh protocol so far.
 const PROTOCOL: u16 = 1;
 const SERVES: &str = "another link between these nodes serves";
+const REPLACED: &str = "replaced by a newer link";
 const NEWER_LIFE: &str = "a newer life of this node is known; if its data directory or disk was copied, stop the copy, delete its data directory and join with a new token";
 
 impl Node {
@@ -227,7 +228,7 @@ impl Node {
                 });
                 self.link_closed(other, &Text::from_static("a newer life of that node is here"));
             } else {
-                self.close_link(other, reject::DUPLICATE, "replaced by a newer link");
+                self.close_link(other, reject::DUPLICATE, REPLACED);
             }
         }
     }
@@ -317,8 +318,10 @@ impl Node {
     pub(crate) fn link_closed(&mut self, link: LinkId, reason: &Text) {
         let Some(known) = self.links.get(&link) else { return };
         let (peer, incarnation, heard) = (known.peer, known.incarnation, known.heard);
-        // The rejection may be lost to the close that follows it, which has the same words.
-        if known.dialled && known.is_direct() && known.state == State::Opening && !reason.contains(SERVES) {
+        // The rejection may be lost to the close that follows it, which has the same words. That another link
+        // serves is no refusal.
+        let refused = known.dialled && known.is_direct() && known.state == State::Opening;
+        if refused && ![SERVES, REPLACED].iter().any(|other| reason.contains(other)) {
             self.notice(Notice::LinkRefused { node: peer, reason: reason.clone() });
         }
         let served = self.link_to(peer) == Some(link);

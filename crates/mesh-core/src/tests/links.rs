@@ -427,3 +427,19 @@ fn an_earlier_life_that_still_hears_is_told_that_it_is_a_copy() {
     }
     assert_eq!(closed, [(LinkId(1), reject::SUPERSEDED, true)]);
 }
+
+#[test]
+fn a_dial_that_another_link_was_quicker_than_is_not_refused() {
+    let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
+    for (reason, refused) in
+        [("replaced by a newer link", false), ("a newer life of this node is known", true)]
+    {
+        let mut node = Node::new(settings(0, 1), now);
+        let (link, peer) = (LinkId(1), LinkPeer { node: NodeId([9; 16]), dialled: true });
+        node.handle(Input::LinkOpened { link, peer }, now);
+        node.handle(Input::LinkClosed { link, reason: format!("closed by peer: {reason}").into() }, now);
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        let notices = outputs.filter(|output| matches!(output, Output::Notice(Notice::LinkRefused { .. })));
+        assert_eq!(notices.count(), usize::from(refused), "{reason}");
+    }
+}

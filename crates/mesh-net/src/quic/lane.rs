@@ -54,12 +54,13 @@ pub(super) fn from_tag(tag: u8) -> Option<Lane> {
     }
 }
 
-/// Returns a lane's priority among the streams of its connection.
+/// Returns a lane's priority among the streams of its connection. Those of one priority take turns.
 pub(super) fn priority(lane: Lane) -> i32 {
     match lane {
         Lane::Control => 100,
-        Lane::Replication => 50,
-        Lane::Session(_) => 40,
+        // Before the sessions' lanes, a large context would hold up every call until it is there; behind
+        // them, it might never be.
+        Lane::Replication | Lane::Session(_) => 40,
         Lane::Bulk => -10,
     }
 }
