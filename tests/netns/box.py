@@ -4,6 +4,8 @@ destination, late, or not at all. (Kernels without `netem` can lose packets, but
 
     box.py SEED NAMESPACE=ADDRESS …
 
+An address that a namespace takes later is learnt from the packets that come from it, as a switch does.
+
 It prints `ready`, and then obeys lines `DELAY_MS LOSS_PERCENT` on its standard input, of each way.
 At its end it prints how many packets it had and how many of them it lost.
 """
@@ -43,6 +45,7 @@ def open_tun(namespace, address):
         fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22s", b"mesh0", IFF_TUN_WITHOUT_HEADER, b""))
         subprocess.check_call(["ip", "addr", "add", f"{address}/24", "dev", "mesh0"])
         subprocess.check_call(["ip", "link", "set", "mesh0", "up", "mtu", "1500"])
+        subprocess.check_call(["ip", "route", "add", "default", "dev", "mesh0"])
     finally:
         enter(home)
         os.close(there)
@@ -77,7 +80,7 @@ def main():
             except OSError:
                 lost += 1
         patience = max(0.0, waiting[0][0] - now) if waiting else None
-        readable, _, _ = select.select([sys.stdin, *by_address.values()], [], [], patience)
+        readable, _, _ = select.select([sys.stdin, *set(by_address.values())], [], [], patience)
         for source in readable:
             if source is sys.stdin:
                 lines = os.read(source.fileno(), 4096).decode().splitlines()
@@ -88,7 +91,10 @@ def main():
                 delay, loss = milliseconds / 1000, percent / 100
                 continue
             for packet in packets_of(source):
-                target = by_address.get(packet[16:20]) if packet[0] >> 4 == 4 else None
+                if packet[0] >> 4 != 4:
+                    continue
+                by_address[packet[12:16]] = source
+                target = by_address.get(packet[16:20])
                 if target is None:
                     continue
                 had += 1

@@ -51,7 +51,7 @@ def verdicts(histories, notes):
         ("no application sees a key go back", going_back(histories, notes)),
         ("no call runs twice", twice(histories)),
         ("an answered call ran once, with its own answer; one that was not delivered never ran", honest(histories)),
-        ("no call hangs", hanging(histories)),
+        ("no call hangs", hanging(histories, notes)),
         ("stream data comes in order, and not twice", ordered(histories)),
         ("a publication comes once at most", once(histories)),
         ("streams and bus reach all after healing", reaching(histories)),
@@ -147,9 +147,9 @@ def honest(histories):
     return broken
 
 
-def hanging(histories):
-    """Each call ends. The library's own time limit may end it only if the application lost its node meanwhile."""
-    broken = []
+def hanging(histories, notes):
+    """Each call ends. The library's own time limit may end it only if the application lost its node meanwhile, or slept."""
+    broken, asleep = [], spans_of(notes, "sleep", "doze")
     for name, history in histories.items():
         ended = {}
         for entry in of(history, "ended"):
@@ -161,6 +161,8 @@ def hanging(histories):
             if end is None:
                 broken.append(f"{entry} never ended")
             elif word(end) == "library: timeout" and connected_throughout(history, entry["at"], end["at"]):
+                if any(name in note["nodes"] and note["at"] <= end["at"] and entry["at"] <= until for note, until in asleep):
+                    continue
                 broken.append(f"{entry} ended by the library: {end['error']}")
     return broken
 
@@ -208,33 +210,47 @@ def pairs(note):
     if note["kind"] in ("cut", "one-way"):
         one, other = note["nodes"]
         return [(one, other), (other, one)]
+    if note["kind"] not in ("isolate", "kill", "stop", "address", "sleep", "remap"):
+        return []
     node = note["nodes"][0]
     others = sorted(everybody - {node})
     # A node that is dead or asleep tells its application nothing.
     watching = [(other, node) for other in others]
-    return watching + ([(node, other) for other in others] if note["kind"] == "isolate" else [])
+    return watching + ([(node, other) for other in others] if note["kind"] in ("isolate", "address", "sleep", "remap") else [])
+
+
+def spans_of(notes, *kinds):
+    """The beginnings of faults of these kinds, each with the time of its end."""
+    ends = {(note["start"], note["kind"], *note["nodes"]): note["at"] for note in notes if note["verb"] == "end"}
+    begun = [note for note in notes if note["verb"] == "begin" and (not kinds or note["kind"] in kinds)]
+    return [(note, ends[(note["start"], note["kind"], *note["nodes"])]) for note in begun]
 
 
 def figures(histories, notes):
-    gone, back, again = defaultdict(list), defaultdict(list), 0
-    ends = {(note["start"], *note["nodes"]): note["at"] for note in notes if note["verb"] == "end"}
-    for note in alone(notes, ends):
-        end = ends[(note["start"], *note["nodes"])]
+    gone, back, around, refused, kept, again = (defaultdict(list) for _ in range(6))
+    for note, end in alone(notes):
         for one, other in pairs(note):
+            kind = note["kind"] + (", as it sees others" if one in note["nodes"] and note["kind"] in ("sleep", "stop") else "")
             application = f"client-{other}"
             changes = [e for e in of(histories[one], "server-added", "server-removed") if e["application"] == application]
             removed = next((e["at"] for e in changes if e["event"] == "server-removed" and note["at"] <= e["at"] <= end + 1500), None)
             if removed is None:
+                kept[kind].append(one)
                 continue
-            gone[note["kind"]].append(removed - note["at"])
-            added = next((e["at"] for e in changes if e["event"] == "server-added" and e["at"] >= max(removed, end)), None)
+            gone[kind].append(removed - note["at"])
+            added = next((e["at"] for e in changes if e["event"] == "server-added" and e["at"] >= removed), None)
             if added is not None:
-                back[note["kind"]].append(added - end)
-                again += any(e["event"] == "server-removed" and added <= e["at"] <= added + 2000 for e in changes)
-    for kind in sorted(gone):
-        yield f"withdrawn after {kind} began: {spread(gone[kind])}"
-        yield f"back after {kind} ended: {spread(back[kind])}"
-    yield f"withdrawn again within 2 s of coming back: {again} of {sum(map(len, back.values()))}"
+                (back if added >= end else around)[kind].append(added - (end if added >= end else note["at"]))
+                again[kind] += [added for e in changes if e["event"] == "server-removed" and added < e["at"] <= added + 2000]
+            refused[kind] += calls_between(histories[one], removed, min(end, added or end), other)
+    for kind in sorted(gone.keys() | kept.keys()):
+        yield f"{kind}: withdrawn {spread(gone[kind])}; not at all {len(kept[kind])} times"
+        if around[kind]:
+            yield f"{kind}: there again by way of the third, after it began: {spread(around[kind])}"
+        yield f"{kind}: back after it ended: {spread(back[kind])}; withdrawn again within 2 s {len(again[kind])} times"
+        words = Counter(word(end) for _, end in refused[kind])
+        longest = max((end["at"] - call["at"] for call, end in refused[kind]), default=0)
+        yield f"{kind}: calls to who was withdrawn: {dict(words)}, longest {longest} ms"
     outcomes, took = Counter(), defaultdict(list)
     for history in histories.values():
         begun = {entry["id"]: entry["at"] for entry in of(history, "call")}
@@ -250,11 +266,62 @@ def figures(histories, notes):
         yield f"{event}: {counts[event]}"
 
 
-def alone(notes, ends):
-    """The beginnings of faults that no other one overlapped or followed within 2 s: of those the times mean something."""
-    begun = [note for note in notes if note["verb"] == "begin"]
-    spans = [(note["at"], ends[(note["start"], *note["nodes"])] + 2000) for note in begun]
-    for index, (start, end) in enumerate(spans):
+def alone(notes):
+    """The faults that no other one overlapped or followed within 2 s: of those the times mean something."""
+    spans = spans_of(notes)
+    for index, (note, end) in enumerate(spans):
         others = spans[:index] + spans[index + 1:]
-        if all(later > end or done < start for later, done in others):
-            yield begun[index]
+        if all(later["at"] > end + 2000 or done + 2000 < note["at"] for later, done in others):
+            yield note, end
+
+
+def calls_between(history, start, end, callee):
+    """Calls to an application that began in that time, each with its end."""
+    ended = {entry["id"]: entry for entry in of(history, "ended")}
+    begun = (entry for entry in of(history, "call") if entry["callee"] == callee and start <= entry["at"] <= end)
+    return [(entry, ended[entry["id"]]) for entry in begun if entry["id"] in ended]
+
+
+def percentiles(values):
+    if not values:
+        return "none"
+    ordered = sorted(values)
+    return f"{len(values)}, median {statistics.median(values):.0f} ms, p99 {ordered[len(ordered) * 99 // 100]} ms, longest {ordered[-1]} ms"
+
+
+def phases(histories, notes):
+    """How long calls that only answer and context updates took while each fault lasted, between all whom it did not stop."""
+    for note, end in spans_of(notes, "calm", "cut", "slow", "large", "larger", "doze"):
+        stopped = note["nodes"] if note["kind"] == "doze" else []
+        running = {name: history for name, history in histories.items() if name not in stopped}
+        calls = [
+            (call, ended) for history in running.values() for callee in running
+            for call, ended in calls_between(history, note["at"], end, callee) if call["workMs"] == 0
+        ]
+        took = [ended["at"] - call["at"] for call, ended in calls if word(ended) == "ok"]
+        where = f"{note['kind']} {' '.join(note['nodes'])} at {note['start']:g} s"
+        yield f"{where}: calls answered: {percentiles(took)}; others {dict(Counter(word(e) for _, e in calls if word(e) != 'ok'))}"
+        yield f"{where}: updates at others: {percentiles(arrivals(running, note['at'], end))}"
+        after = next(later["memory"] for later in notes if later["verb"] == "end" and later["start"] == note["start"] and later["kind"] == note["kind"])
+        yield f"{where}: resident memory of the nodes: " + ", ".join(f"{name} {before} to {after[name]} KiB" for name, before in note["memory"].items())
+    begun = {entry["bytes"]: entry["at"] for history in histories.values() for entry in of(history, "large")}
+    for name, history in histories.items():
+        for entry in of(history, "large-here"):
+            yield f"a context of {entry['bytes']} bytes was at {name} after {entry['at'] - begun[entry['bytes']]} ms"
+        for entry in of(history, "flood-closed", "flood-failed"):
+            yield f"flood at {name}: {entry}"
+
+
+def arrivals(histories, start, end):
+    """How long updates of the ledger, where each has a key of its own, took to the other applications."""
+    took = []
+    for name, history in histories.items():
+        asked = {entry["key"]: entry["at"] for entry in of(history, "update") if entry["context"] == "ledger" and entry["value"] is not None and start <= entry["at"] <= end}
+        for other, seen in histories.items():
+            if other != name:
+                first = {}
+                for entry in of(seen, "saw"):
+                    for key in asked.keys() & (entry["delta"] or {}).keys():
+                        first.setdefault(key, entry["at"])
+                took += [at - asked[key] for key, at in first.items()]
+    return took

@@ -7,6 +7,7 @@
 // On its standard input it obeys `go` (begin), `mark` (note the time, and take part in the last check of
 // streams and bus), `quiet` (do nothing new, and wait for all that runs) and `final` (record what there is, and end).
 
+import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -37,6 +38,9 @@ function random() {
   t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
   return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
 }
+
+// The library leaves some of what its broken connections end to nobody.
+process.on('unhandledRejection', (error) => record('unhandled', { error: String(error?.message ?? error) }));
 
 // When its connection breaks, the library ends calls without a reason.
 const reasonOf = (error) => String(error?.message || error?.all_errors?.[0]?.message || 'no reason');
@@ -110,7 +114,7 @@ async function call(callee) {
   calls += 1;
   const id = `${name}${calls}`;
   const workMs = random() < 0.3 ? Math.floor(random() * 1500) : 0;
-  record('call', { id, callee });
+  record('call', { id, callee, workMs });
   try {
     const { returned } = await interop.invoke(`Run.${callee}`, { id, workMs }, 'best', {
       waitTimeoutMs: 100,
@@ -189,8 +193,36 @@ async function final() {
   }
 }
 
+const FLOOD_MS = 10;
+const FLOOD_BYTES = 16 << 10;
+let flooding;
+
+/** Puts something into a context that takes long on a slow link. */
+async function large(bytes) {
+  record('large', { bytes });
+  await contexts.set('large', { text: randomBytes(bytes / 2).toString('hex') });
+}
+contexts.subscribe('large', ({ text }) => text && record('large-here', { bytes: text.length }));
+
+/** Pushes as fast as a market does that nobody slows down. */
+async function flood() {
+  const fast = await interop.createStream(`Flood.${name}`);
+  const text = 'x'.repeat(FLOOD_BYTES);
+  flooding = setInterval(() => fast.push({ text }), FLOOD_MS);
+}
+interop.methodAdded((method) => {
+  if (!method.name.startsWith('Flood.') || method.name === `Flood.${name}`) return;
+  let had = 0;
+  interop.subscribe(method, { onData: () => { had += 1; }, onClosed: () => record('flood-closed', { had }) })
+    .catch((error) => record('flood-failed', { error: reasonOf(error) }));
+});
+
 const commands = {
   go: begin,
+  large: () => large(2 << 20),
+  larger: () => large(8 << 20),
+  flood,
+  dry: async () => clearInterval(flooding),
   mark: async () => { marked = true; },
   quiet: async () => {
     busy = false;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Three nodes on real kernels' networks, each with an application, under a schedule of faults made from a seed;
-then the histories of the applications are checked (check.py). See README.md."""
+or under those of a story (stories.py); then the histories of the applications are checked (check.py). See README.md."""
 
 import argparse
 import contextlib
@@ -17,6 +17,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import check
+import stories
+from stories import Fault
 
 HERE = Path(__file__).resolve().parent
 NAMES = ["a", "b", "c"]
@@ -25,25 +27,40 @@ READY_S = 20
 HEAL_S = 40
 AFTER_S = 5
 QUIET_S = 60
+# The network behind a router that hides what is in it.
+INSIDE, INSIDE_ROUTER = "192.168.77.2", "192.168.77.1"
+SLOW = "tbf rate 1mbit burst 8kb latency 200ms"
+FORGET_MAPPINGS = """
+import socket, struct
+netfilter = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+# IPCTNL_MSG_CT_DELETE without a tuple, with an acknowledgement.
+netfilter.send(struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 5, 1, 0, 2, 0, 0))
+error = struct.unpack_from("=i", netfilter.recv(4096), 16)[0]
+raise SystemExit(error and f"the mappings stay: error {-error}")
+"""
 
-Fault = namedtuple("Fault", "start end kind nodes")
 Weather = namedtuple("Weather", "start delay_ms loss_percent")
 
 
 def plan(seed, seconds):
     """Returns the faults and the weather of a run. Each fault ends before the run does.
 
-    Cuts and stops may overlap. A node is not killed within 4 s of another fault: one that comes back while it
-    is cut off from all others lets its application create anew what it does not find, and that stands.
+    Cuts, stops and new addresses may overlap. A node is not killed within 4 s of another fault: one that comes
+    back while it is cut off from all others lets its application create anew what it does not find, and that
+    stands. Nothing else happens while a machine sleeps.
     """
     dice = random.Random(seed)
+    menu = ["one-way", "one-way", "cut", "cut", "isolate", "kill", "kill", "stop", "stop", "address", "address", "sleep"]
     faults, now, calm = [], 3.0, 0.0
     while now < seconds:
-        kind = dice.choice(["one-way", "one-way", "cut", "cut", "isolate", "kill", "kill", "stop", "stop"])
+        kind = dice.choice(menu)
         nodes = dice.sample(NAMES, 2 if kind in ("one-way", "cut") else 1)
-        length = {"kill": dice.uniform(0.2, 4), "stop": 3.0}.get(kind, dice.uniform(1, 8))
+        lengths = {"kill": dice.uniform(0.2, 4), "stop": 3.0, "address": dice.uniform(0.1, 2), "sleep": dice.uniform(5, 10)}
+        length = lengths.get(kind, dice.uniform(1, 8))
         pause = dice.uniform(1, 5)
-        together = dice.random() < 0.3
+        together = kind != "sleep" and dice.random() < 0.3
+        if kind == "sleep":
+            now = max(now, calm + 1)
         if kind == "kill":
             now = max(now, calm + 4)
         fault = Fault(round(now, 2), round(now + length, 2), kind, nodes)
@@ -94,30 +111,95 @@ class Talk:
 
 
 class Machine:
-    """A namespace, its node and its application."""
+    """A namespace, its node and its application, perhaps behind a router that hides it."""
 
-    def __init__(self, name, home, deskmesh):
-        self.name, self.home, self.deskmesh = name, home / name, deskmesh
+    def __init__(self, name, home, deskmesh, hidden=False, number=None):
+        self.name, self.home, self.deskmesh, self.hidden = name, home / name, deskmesh, hidden
         self.home.mkdir()
         self.namespace = f"dm-{os.getpid()}-{name}"
-        self.address = f"10.91.0.{NAMES.index(name) + 1}"
+        # Where the others see it: the namespace that has the device of the network between them.
+        self.edge = f"{self.namespace}-router" if hidden else self.namespace
+        number = number or NAMES.index(name) + 1
+        # It has one at a time. The last is of another network.
+        self.addresses = [f"10.91.0.{number}", f"10.91.0.{number + 10}", f"10.92.0.{number}"]
+        self.address = self.addresses[0]
         self.data = self.home / "data"
         self.log = open(self.home / "log", "ab")
         self.node = self.client = None
-        self.join = None
+        self.join = self.config = None
         self.table = []
+        self.ports = 40_000
 
     def inside(self, *words):
         return ["ip", "netns", "exec", self.namespace, *map(str, words)]
 
+    def at_edge(self, *words):
+        return run("ip", "netns", "exec", self.edge, *map(str, words))
+
     def make(self):
-        run("ip", "netns", "add", self.namespace)
-        run(*self.inside("ip", "link", "set", "lo", "up"))
-        run(*self.inside("nft", "add table ip cut; add chain ip cut input { type filter hook input priority 0; }"))
+        for namespace in {self.namespace, self.edge}:
+            run("ip", "netns", "add", namespace)
+            run("ip", "-n", namespace, "link", "set", "lo", "up")
+        self.at_edge("nft", "add table ip cut; add chain ip cut input { type filter hook prerouting priority -300; }")
+        if self.hidden:
+            run("ip", "-n", self.edge, "link", "add", "inner", "type", "veth", "peer", "outer", "netns", self.namespace)
+            for namespace, device, address in ((self.edge, "inner", INSIDE_ROUTER), (self.namespace, "outer", INSIDE)):
+                run("ip", "-n", namespace, "address", "add", f"{address}/24", "dev", device)
+                run("ip", "-n", namespace, "link", "set", device, "up")
+            run("ip", "-n", self.namespace, "route", "add", "default", "via", INSIDE_ROUTER)
+            self.at_edge("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+            self.at_edge("nft", "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100; }")
+            self.map_ports()
+
+    def map_ports(self):
+        """Has the router use other ports from now on, for what is under way too."""
+        self.ports += 1_000
+        rule = f"oifname mesh0 meta l4proto udp counter masquerade to :{self.ports}-{self.ports + 999}"
+        self.at_edge("nft", f"flush chain ip nat out; add rule ip nat out {rule}")
+        self.at_edge(sys.executable, "-c", FORGET_MAPPINGS)
+
+    def mappings(self):
+        """How many there have been since the ports are the present ones."""
+        return int(self.at_edge("nft", "list chain ip nat out").split("packets")[1].split()[0])
+
+    def lose_address(self):
+        run("ip", "-n", self.edge, "address", "flush", "dev", "mesh0")
+
+    def take_address(self):
+        self.address = self.addresses[(self.addresses.index(self.address) + 1) % len(self.addresses)]
+        run("ip", "-n", self.edge, "address", "add", f"{self.address}/24", "dev", "mesh0")
+        run("ip", "-n", self.edge, "route", "replace", "default", "dev", "mesh0")
+
+    def sleep(self):
+        for process in (self.client.process, self.node):
+            process.send_signal(signal.SIGSTOP)
+        run("ip", "-n", self.edge, "link", "set", "mesh0", "down")
+
+    def wake(self):
+        run("ip", "-n", self.edge, "link", "set", "mesh0", "up")
+        run("ip", "-n", self.edge, "route", "replace", "default", "dev", "mesh0")
+        for process in (self.client.process, self.node):
+            process.send_signal(signal.SIGCONT)
+
+    def limit_rate(self, on):
+        self.at_edge("tc", "qdisc", *(f"replace dev mesh0 root {SLOW}" if on else "del dev mesh0 root").split())
+
+    def resident_kib(self):
+        if self.node.poll() is not None:
+            return 0
+        fields = Path(f"/proc/{self.node.pid}/status").read_text().splitlines()
+        return next(int(field.split()[1]) for field in fields if field.startswith("VmRSS:"))
+
+    def cpu_s(self):
+        """The processor time of the node so far."""
+        fields = Path(f"/proc/{self.node.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def start(self):
         command = [self.deskmesh, "up", "--data-dir", self.data, "--listen", f"127.0.0.1:{HTTP_PORT}"]
-        command += ["--mesh-listen", f"{self.address}:{MESH_PORT}", "--name", self.name, "--user", "ann"]
+        command += ["--mesh-listen", f"0.0.0.0:{MESH_PORT}", "--name", self.name, "--user", "ann"]
+        if self.config:
+            command += ["--config", self.config]
         if self.join and not self.data.exists():
             command += ["--join", self.join]
         environment = {**os.environ, "HOME": str(self.home)}
@@ -146,41 +228,58 @@ class Machine:
     def hear_from(self, other, hears):
         """Whether packets of that machine arrive here."""
         # Cuts may overlap: each has an entry of its own.
-        (self.table.remove if hears else self.table.append)(other.address)
-        rules = "".join(f"add rule ip cut input ip saddr {address} drop; " for address in self.table)
-        run(*self.inside("nft", f"flush chain ip cut input; {rules}"))
+        (self.table.remove if hears else self.table.append)(other)
+        addresses = [address for other in self.table for address in other.addresses]
+        rules = "".join(f"add rule ip cut input ip saddr {address} drop; " for address in addresses)
+        self.at_edge("nft", f"flush chain ip cut input; {rules}")
 
     def launch_client(self, seed, away):
         others = ",".join(name for name in NAMES if name != self.name)
-        self.client = Talk(
-            self.inside("node", HERE / "client.mjs", "--name", self.name, "--others", others, "--seed", seed,
-                        "--url", f"ws://127.0.0.1:{HTTP_PORT}", "--history", self.home / "history.jsonl",
-                        *(["--away"] if away else [])),
-            self.log,
-        )
+        self.launch("client.mjs", "--others", others, "--seed", seed, "--url", f"ws://127.0.0.1:{HTTP_PORT}",
+                    "--history", self.home / "history.jsonl", *(["--away"] if away else []))
+
+    def launch(self, program, *words):
+        self.client = Talk(self.inside("node", HERE / program, "--name", self.name, *words), self.log)
 
     def remove(self):
         if self.client:
             self.client.end()
         self.kill()
-        subprocess.run(["ip", "netns", "delete", self.namespace], check=False, capture_output=True)
+        for namespace in {self.namespace, self.edge}:
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
         self.log.close()
 
 
 class Mesh:
     """All of it."""
 
-    def __init__(self, home, deskmesh, seed, away):
+    def __init__(self, home, deskmesh, seed, away, hidden=()):
         self.seed, self.away = seed, away
         self.home = home
-        self.machines = {name: Machine(name, home, deskmesh) for name in NAMES}
+        self.machines = {name: Machine(name, home, deskmesh, name in hidden) for name in NAMES}
+        # Machines that start later, if at all.
+        self.spare = []
         self.box = None
 
+    def configure(self, text):
+        """Gives all nodes a configuration."""
+        (self.home / "config.toml").write_text(text)
+        for machine in self.machines.values():
+            machine.config = self.home / "config.toml"
+
     def up(self):
-        machines = list(self.machines.values())
+        self.nodes_up(list(self.machines.values()))
+        for machine in self.machines.values():
+            machine.launch_client(self.seed, self.away)
+        self.clients_answer("ready")
+
+    def nodes_up(self, machines):
+        """Makes the network, and starts the nodes that have a place in the mesh from the beginning."""
         for machine in machines:
             machine.make()
-        pairs = [f"{machine.namespace}={machine.address}" for machine in machines]
+        for machine in self.spare:
+            machine.make()
+        pairs = [f"{machine.edge}={machine.address}" for machine in [*machines, *self.spare]]
         self.box = Talk([sys.executable, str(HERE / "box.py"), str(self.seed), *pairs], None)
         if self.box.hear() != "ready":
             raise SystemExit("The TUN devices cannot be made. Is this root, and is there /dev/net/tun?")
@@ -191,9 +290,6 @@ class Mesh:
             machine.start()
             until(lambda machine=machine: machine.peers_up() >= 0, READY_S, f"node {machine.name} to start")
         self.whole(READY_S)
-        for machine in machines:
-            machine.launch_client(self.seed, self.away)
-        self.clients_answer("ready")
 
     def whole(self, seconds):
         everybody = self.machines.values()
@@ -219,11 +315,17 @@ class Mesh:
         self.apply(fault, False)
 
     def apply(self, fault, on):
+        if fault.kind in stories.KINDS:
+            return stories.apply(self, fault, on)
         here = self.machines[fault.nodes[0]]
-        if fault.kind == "kill":
-            (here.kill if on else here.start)()
-        elif fault.kind == "stop":
-            (here.stop if on else here.thaw)()
+        simple = {
+            "kill": (here.kill, here.start),
+            "stop": (here.stop, here.thaw),
+            "address": (here.lose_address, here.take_address),
+            "sleep": (here.sleep, here.wake),
+        }
+        if fault.kind in simple:
+            simple[fault.kind][0 if on else 1]()
         elif fault.kind == "isolate":
             for other in self.machines.values():
                 if other is not here:
@@ -236,7 +338,7 @@ class Mesh:
                 here.hear_from(there, not on)
 
     def down(self):
-        for machine in self.machines.values():
+        for machine in [*self.machines.values(), *self.spare]:
             machine.remove()
         if self.box:
             self.box.end()
@@ -260,14 +362,15 @@ def play(mesh, faults, weather, note):
         if verb == "weather":
             mesh.box.say(f"{subject.delay_ms} {subject.loss_percent}")
         else:
-            before = time.time()
+            before, memory = time.time(), {name: machine.resident_kib() for name, machine in mesh.machines.items()}
             getattr(mesh, verb)(subject)
-            note(verb, subject, before if verb == "begin" else time.time())
+            note(verb, subject, before if verb == "begin" else time.time(), memory)
 
 
 def main():
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--seed", type=int, default=1)
+    words.add_argument("--story", choices=sorted([*stories.STORIES, *stories.PLAYS]), help="play this instead")
     words.add_argument("--seconds", type=float, default=60, help="how long there are faults")
     words.add_argument("--deskmesh", default="target/release/deskmesh", help="the program to test")
     words.add_argument("--away", action="store_true", help="also update contexts while there is no node")
@@ -280,8 +383,14 @@ def main():
         raise SystemExit(f"Not found: {', '.join(missing)}. Install it, or name the program with --deskmesh.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
-    faults, weather = plan(words.seed, words.seconds)
-    print(f"seed {words.seed}, {words.seconds:g} s of faults")
+    faults, weather = [], []
+    if words.story:
+        print(f"story {words.story}")
+    if words.story in stories.STORIES:
+        faults, weather = [Fault(*fault) for fault in stories.STORIES[words.story]], []
+    elif not words.story:
+        faults, weather = plan(words.seed, words.seconds)
+        print(f"seed {words.seed}, {words.seconds:g} s of faults")
     for change in weather:
         print(f"  {change.start:6.2f}          round trip +{2 * change.delay_ms} ms, loss {change.loss_percent} %")
     for fault in faults:
@@ -291,11 +400,20 @@ def main():
     if words.keep:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-    mesh = Mesh(home, Path(words.deskmesh).resolve(), words.seed, words.away)
+    mesh = Mesh(home, Path(words.deskmesh).resolve(), words.seed, words.away, stories.HIDDEN.get(words.story, ()))
+    if words.story in stories.CONFIG:
+        mesh.configure(stories.CONFIG[words.story])
+    if words.story in stories.PLAYS:
+        try:
+            verdicts, figures = stories.PLAYS[words.story](mesh, Machine, until)
+        finally:
+            mesh.down()
+        return conclude(verdicts, figures, home, words.keep)
     notes, verdicts = [], []
 
-    def note(verb, fault, at):
-        notes.append({"at": at * 1000, "verb": verb, "kind": fault.kind, "nodes": fault.nodes, "start": fault.start})
+    def note(verb, fault, at, memory):
+        about = {"kind": fault.kind, "nodes": fault.nodes, "start": fault.start}
+        notes.append({"at": at * 1000, "verb": verb, **about, "memory": memory})
 
     try:
         mesh.up()
@@ -318,6 +436,8 @@ def main():
         told = mesh.tell("final") and told
         lists = {name: replica(machine) for name, machine in mesh.machines.items()}
         verdicts.append(("all nodes are linked after healing", [] if linked else ["they are not"]))
+        unmapped = [machine.name for machine in mesh.machines.values() if machine.hidden and not machine.mappings()]
+        verdicts.append(("routers that took other ports have used them", unmapped))
         verdicts.append(("all applications did as they were told", [] if told else ["see above"]))
         agree = len({json.dumps(seen, sort_keys=True) for seen in lists.values()}) == 1
         verdicts.append(("all nodes list the same apps, methods and contexts", [] if agree else [json.dumps(lists)]))
@@ -329,18 +449,24 @@ def main():
 
     histories = {name: check.read(home / name / "history.jsonl") for name in NAMES}
     verdicts += check.verdicts(histories, notes)
+    figures = [*check.figures(histories, notes), *(check.phases(histories, notes) if words.story else [])]
+    conclude(verdicts, figures, home, words.keep)
+
+
+def conclude(verdicts, figures, home, keep):
+    """Says which promises were kept, and ends the program."""
     for promise, broken in verdicts:
         print(f"{'ok    ' if not broken else 'BROKEN'}  {promise}")
         for line in broken[:10]:
             print(f"          {line[:600]}")
         if len(broken) > 10:
             print(f"          … {len(broken)} in all")
-    for line in check.figures(histories, notes):
+    for line in figures:
         print(line)
     failed = any(broken for _, broken in verdicts)
     if failed:
         print(f"logs and histories: {home}")
-    elif not words.keep:
+    elif not keep:
         shutil.rmtree(home)
     sys.exit(1 if failed else 0)
 
