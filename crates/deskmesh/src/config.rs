@@ -9,6 +9,7 @@
 //! [`key`] has the list of all keys; `docs/guides/configuration.md` explains them to people, and a test
 //! below keeps the two together.
 
+pub mod bridge;
 pub mod key;
 mod place;
 pub mod streams;
@@ -31,6 +32,7 @@ use proto_bridge::AgentSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::output;
+use bridge::BridgeRuleConfig;
 use key::{Key, KeyError};
 use streams::StreamsConfig;
 use visibility::VisibilityConfig;
@@ -113,6 +115,8 @@ pub struct Fdc3Config {
     pub bridge: bool,
     /// The first of the ports at which bridges are.
     pub bridge_port: u16,
+    /// Rules for what may cross the bridge: the first that matches decides.
+    pub bridge_rules: Vec<BridgeRuleConfig>,
 }
 
 /// Traces and the log.
@@ -258,6 +262,7 @@ impl Default for Fdc3Config {
             user: None,
             bridge: false,
             bridge_port: *AgentSettings::PORTS.start(),
+            bridge_rules: Vec::new(),
         }
     }
 }

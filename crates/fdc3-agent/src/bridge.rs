@@ -15,6 +15,7 @@ mod asking;
 mod channels;
 mod elsewhere;
 mod names;
+mod policy;
 mod private;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ use crate::{Agent, Time};
 
 pub(crate) use asking::Asked;
 pub(crate) use elsewhere::AGENTS;
+
+pub use policy::{BridgeRule, BridgeRules, Direction};
 
 use asking::Gathering;
 
@@ -59,6 +62,7 @@ pub(crate) struct Bridge {
     elsewhere: BTreeMap<Text, BTreeSet<Text>>,
     /// What is to be taken over once the channel is open.
     adopting: BTreeMap<Text, Vec<Adopted>>,
+    rules: BridgeRules,
     /// Which events of private channels agents listen for, by channel and desk.
     hears: BTreeMap<(Text, Text), BTreeSet<Text>>,
 }
@@ -137,7 +141,7 @@ impl Agent {
         let mut state = ChannelsState::default();
         for (id, channel) in &self.channels.by_id {
             let Some(shared) = channel.shared() else { continue };
-            for slot in shared.slots() {
+            for slot in shared.slots().into_iter().filter(|slot| self.may_tell(id, slot)) {
                 // What has no room is not told.
                 let _ = state.broadcast(id, &slot.context, &limits);
             }

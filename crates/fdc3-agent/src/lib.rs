@@ -46,6 +46,7 @@ use proto_bridge::Message;
 use proto_dacp::{Fault, Hello, Object, Stamp};
 
 pub use app::{Admission, Refused};
+pub use bridge::{BridgeRule, BridgeRules, Direction};
 pub use launcher::Asked;
 pub use view::{AppItem, InstanceItem};
 
@@ -187,6 +188,15 @@ pub enum Output {
     CloseWindow(Text),
     /// Say this to the bridge, as the node's agent.
     Bridge(Message),
+    /// Note that a rule has kept something from crossing the bridge.
+    Kept {
+        /// The rule's place in the list, from 1.
+        rule: usize,
+        /// What it is about.
+        what: String,
+        /// Whether somebody was told so: a request, and no broadcast.
+        is_request: bool,
+    },
     /// What [`Agent::apps`] or [`Agent::instances`] tell has changed.
     Changed,
 }

@@ -307,7 +307,7 @@ impl World {
                     self.agent.launched(&instance, false, now);
                 }
             }
-            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) => {}
+            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) | Output::Kept { .. } => {}
         }
     }
 

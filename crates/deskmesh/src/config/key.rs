@@ -74,6 +74,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "fdc3.user", kind: Kind::Name },
     Key { path: "fdc3.bridge", kind: Kind::Switch },
     Key { path: "fdc3.bridge_port", kind: Kind::CountTo(BRIDGE_PORT_MAX) },
+    Key { path: "fdc3.bridge_rules", kind: Kind::Rules(List::Bridge) },
     Key { path: "streams.slow_subscribers", kind: Kind::Rules(List::SlowSubscribers) },
     Key { path: "telemetry.otlp_endpoint", kind: Kind::Endpoint },
     Key { path: "telemetry.sample_ratio", kind: Kind::Ratio },

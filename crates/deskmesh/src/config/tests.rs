@@ -229,6 +229,13 @@ fn every_kind_of_value_is_checked() {
         ("fdc3.user = ''", false),
         ("fdc3.bridge = true", true),
         ("fdc3.bridge = 'true'", false),
+        (
+            "fdc3.bridge_rules = [{ channel = '/^x/', allow = false }, { direction = 'in', intent = 'I', app = 'a', allow = true }]",
+            true,
+        ),
+        ("fdc3.bridge_rules = [{ channel = 'x' }]", false),
+        ("fdc3.bridge_rules = [{ channel = '/(/', allow = false }]", false),
+        ("fdc3.bridge_rules = [{ direction = 'up', allow = false }]", false),
         ("fdc3.bridge_port = 65435", true),
         ("fdc3.bridge_port = 65436", false),
         ("telemetry.otlp_endpoint = 'localhost:4318'", false),

@@ -10,6 +10,7 @@ use mesh_model::Area;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::bridge::BridgeRuleConfig;
 use super::streams::SlowRuleConfig;
 
 /// What other nodes get to know of this node's apps: the first rule that matches decides, and the built-in
@@ -94,6 +95,8 @@ pub enum List {
     Peers,
     /// `streams.slow_subscribers`
     SlowSubscribers,
+    /// `fdc3.bridge_rules`
+    Bridge,
 }
 
 impl List {
@@ -106,6 +109,7 @@ impl List {
             }
             Self::Peers => r#"a list of rules such as { domain = "bus", restrictions = "local" }"#,
             Self::SlowSubscribers => super::streams::EXAMPLE,
+            Self::Bridge => super::bridge::EXAMPLE,
         }
     }
 
@@ -120,6 +124,7 @@ impl List {
                 Self::SlowSubscribers => {
                     parsed::<SlowRuleConfig>(rule).and_then(|rule| rule.rule().map(drop))
                 }
+                Self::Bridge => parsed::<BridgeRuleConfig>(rule).and_then(|rule| rule.rule().map(drop)),
             };
             checked.map_err(|problem| format!("rule {}: {problem}", at + 1))?;
         }

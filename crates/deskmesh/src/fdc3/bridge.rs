@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::service::Desktop;
 use crate::config::Config;
+use crate::config::bridge::rules;
 use crate::fdc3_bridge::{self, BridgeConfig, BridgeEvent};
 
 /// Ports of bridges behind the first.
@@ -20,6 +21,7 @@ const RELIEF: Duration = Duration::from_secs(1);
 /// Begins to take part.
 pub(crate) fn start(desktop: &Arc<Desktop>, config: &Config) {
     let first = config.fdc3.bridge_port;
+    desktop.with(|agent| agent.set_bridge_rules(rules(&config.fdc3.bridge_rules)));
     let itself = Arc::downgrade(desktop);
     let channels = move || {
         let desktop = itself.upgrade();

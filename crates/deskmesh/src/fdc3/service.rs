@@ -350,6 +350,16 @@ impl Desktop {
                         bridge.say(message);
                     }
                 }
+                Output::Kept { rule, what, is_request } => match is_request {
+                    true => tracing::info!(
+                        rule,
+                        "rule {rule} of fdc3.bridge_rules keeps this from crossing, {what}"
+                    ),
+                    false => tracing::debug!(
+                        rule,
+                        "rule {rule} of fdc3.bridge_rules keeps this from crossing, {what}"
+                    ),
+                },
                 Output::CloseWindow(instance) => self.launchers.close_window(&instance),
                 Output::Changed => *changed = true,
             }

@@ -5,6 +5,7 @@ use proto_bridge::{Answered, Exchange, Message, MessageType, error};
 use proto_dacp::{Fault, Object, Request, context_type};
 
 use super::names::with_apps;
+use super::policy::{Crossing, Direction};
 use super::{ID_BYTES_MAX, instance_of, text};
 use crate::{Agent, Asker, Output};
 
@@ -47,7 +48,13 @@ impl Agent {
                 return self.private_from_bridge(exchange, &agent, &source, &message.payload);
             }
         };
-        match asked {
+        if let Ok(Request::Broadcast { channel, .. }) = &asked
+            && self.is_kept(&Crossing::broadcast(Direction::In, channel, source.app_id.as_deref()))
+        {
+            return;
+        }
+        let kept = asked.as_ref().ok().and_then(|request| self.kept_request(request));
+        match kept.map_or(asked, Err) {
             Ok(request) => self.request(asker, request),
             Err(fault) => self.answer(&asker, Err(fault)),
         }
@@ -103,7 +110,8 @@ impl Agent {
         let message = match (MessageType::from(asker.name.clone()), answer) {
             (MessageType::Request(exchange), _) if exchange.answered() == Answered::Never => return,
             (MessageType::Request(exchange), Ok(payload)) => {
-                let exported = with_apps(exchange, &payload, &|app| self.exported(app));
+                let shown = self.shown_apps(Direction::In, exchange, &payload);
+                let exported = with_apps(exchange, &shown, &|app| self.exported(app));
                 Message::response(exchange, request, exported.unwrap_or(payload))
             }
             (MessageType::Request(exchange), Err(fault)) => {

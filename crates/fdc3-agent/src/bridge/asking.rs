@@ -5,6 +5,7 @@ use proto_bridge::{Exchange, Message, Participant, error};
 use proto_dacp::{AppRef, Fault, Object};
 
 use super::names::with_apps;
+use super::policy::Direction;
 use super::{AgentAt, desk, parts, text};
 use crate::intent::{Candidate, Raiser, Search};
 use crate::peer::Ask;
@@ -53,8 +54,10 @@ impl Agent {
     /// Asks the bridge of this machine. Returns the id of the request, if it was made.
     fn ask_bridge(&mut self, question: Question<'_>, asked: Asked) -> Option<Text> {
         let Question { exchange, payload, by, agent } = question;
-        if self.bridge.asked.len() >= self.settings.limits.bridge_requests_max {
-            self.not_answered(asked, Some(&error::TIMED_OUT));
+        let kept = self.kept_question(exchange, &payload);
+        let is_full = self.bridge.asked.len() >= self.settings.limits.bridge_requests_max;
+        if let Some(error) = kept.or(is_full.then_some(error::TIMED_OUT)) {
+            self.not_answered(asked, Some(&error));
             return None;
         }
         let id = self.ids.uuid();
@@ -289,7 +292,8 @@ impl Agent {
         let Some(asked) = self.bridge.asked.remove(id) else { return };
         self.no_timer(&Timer::Bridge(id.clone()));
         let error = message.error();
-        let answer = with_apps(exchange, &message.payload, &|app| self.imported(app));
+        let shown = self.shown_apps(Direction::Out, exchange, &message.payload);
+        let answer = with_apps(exchange, &shown, &|app| self.imported(app));
         match answer.filter(|_| error.is_none()) {
             Some(answer) => self.answered(asked, &answer),
             None => {

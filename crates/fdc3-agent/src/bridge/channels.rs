@@ -4,7 +4,8 @@ use mesh_model::Text;
 use proto_bridge::{ChannelLimits, ChannelsState, Exchange, Listeners, Message};
 use proto_dacp::{Object, context_type};
 
-use super::{Adopted, is_foreign};
+use super::policy::{Crossing, Direction};
+use super::{Adopted, is_foreign, text};
 use crate::document::{Cast, Slot};
 use crate::{Agent, Output, app_identifier};
 
@@ -12,6 +13,10 @@ impl Agent {
     /// Tells the bridge of a broadcast, unless it came from there.
     pub(crate) fn cast_to_bridge(&mut self, id: &Text, slot: &Slot, from: Option<&Text>) {
         if !self.bridge.is_on() || from.is_some_and(|from| is_foreign(from)) || !self.speaks() {
+            return;
+        }
+        let app = slot.cast.as_ref().and_then(|cast| text(&cast.source, "appId"));
+        if self.is_kept(&Crossing::broadcast(Direction::Out, id, app.as_deref())) {
             return;
         }
         let source = slot.cast.as_ref().map(|cast| self.exported_source(&cast.source)).unwrap_or_default();
@@ -28,6 +33,9 @@ impl Agent {
         };
         let tellings = ours.clone().adopt(theirs, &ChannelLimits::default());
         for (id, contexts) in theirs.iter() {
+            if !self.may_cross(&Crossing::broadcast(Direction::In, id, None)) {
+                continue;
+            }
             let newest_here = ours.contexts(id).next().cloned();
             let mut taken = Vec::new();
             for (at, context) in contexts.enumerate() {

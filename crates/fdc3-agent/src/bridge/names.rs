@@ -129,13 +129,26 @@ pub(super) fn with_apps(
     payload: &Json,
     change: &impl Fn(&Json) -> Option<Json>,
 ) -> Option<Json> {
-    let of_intent = |intent: &Json| replaced(intent, "apps", |apps| each(apps, change));
+    with_apps_of_intents(exchange, payload, &|_, app| change(app))
+}
+
+/// Changes each app identifier in a successful answer, given the intent that it was found for, if any.
+pub(super) fn with_apps_of_intents(
+    exchange: Exchange,
+    payload: &Json,
+    change: &impl Fn(Option<&str>, &Json) -> Option<Json>,
+) -> Option<Json> {
+    let of_intent = |intent: &Json| {
+        let name = intent.member("intent").and_then(|about| text(&about, "name"));
+        replaced(intent, "apps", |apps| each(apps, &|app: &Json| change(name.as_deref(), app)))
+    };
+    let change = |app: &Json| change(None, app);
     match exchange {
         Exchange::FindIntent => replaced(payload, "appIntent", of_intent),
         Exchange::FindIntentsByContext => {
             replaced(payload, "appIntents", |intents| each(intents, &of_intent))
         }
-        Exchange::FindInstances => replaced(payload, "appIdentifiers", |apps| each(apps, change)),
+        Exchange::FindInstances => replaced(payload, "appIdentifiers", |apps| each(apps, &change)),
         Exchange::GetAppMetadata => replaced(payload, "appMetadata", change),
         Exchange::Open => replaced(payload, "appIdentifier", change),
         Exchange::RaiseIntent => {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fdc3_directory::Directory;
+use mesh_core::visibility::Pattern;
 use mesh_model::limits::JsonLimits;
 use mesh_model::{Answer, Arguments, Command, Event, Json, Outcome, SessionId, Text};
 use proto_bridge::{Exchange, Message, MessageType, Participant};
 
 use super::AGENTS;
-use crate::{Admission, Agent, ConnectionId, Limits, Output, Settings, Time};
+use crate::{
+    Admission, Agent, BridgeRule, BridgeRules, ConnectionId, Direction, Limits, Output, Settings, Time,
+};
 
 const DESK: SessionId = SessionId(0);
 const APPS: &str = r#"{"applications":[
@@ -31,6 +34,8 @@ struct Desktop {
     calls: Vec<(mesh_model::Request, Json)>,
     /// What other desks were answered.
     yielded: Vec<(u64, Json)>,
+    /// What rules have kept back.
+    kept: Vec<String>,
     /// Shared contexts by name, as other nodes see them.
     shared: BTreeMap<Text, Json>,
     names: BTreeMap<Text, Text>,
@@ -89,6 +94,7 @@ impl Desktop {
             published: Vec::new(),
             calls: Vec::new(),
             yielded: Vec::new(),
+            kept: Vec::new(),
             shared: BTreeMap::new(),
             names: BTreeMap::new(),
         };
@@ -153,6 +159,9 @@ impl Desktop {
                     self.frames.push((connection, Json::parse(frame).unwrap()));
                 }
                 Output::Bridge(message) => self.said.push(message),
+                Output::Kept { rule, what, is_request } => {
+                    self.kept.push(format!("{rule} {is_request} {what}"));
+                }
                 Output::Command(session, command) => self.obey(session, command),
                 _ => {}
             }
@@ -763,4 +772,77 @@ fn an_intent_of_another_node_is_raised_there_and_a_private_channel_comes_back() 
         ("event".to_owned(), "disconnected".to_owned())
     );
     assert!(ops.member("ops").unwrap().elements().unwrap().len() == 1);
+}
+
+fn rule(direction: Option<Direction>, channel: &str, intent: &str, app: &str, allow: bool) -> BridgeRule {
+    let pattern = |text: &str| (!text.is_empty()).then(|| Pattern::parse(text).unwrap());
+    BridgeRule { direction, channel: pattern(channel), intent: pattern(intent), app: pattern(app), allow }
+}
+
+#[test]
+fn rules_say_what_may_cross() {
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    let (quoter, instance) = desktop.app(2, "quoter");
+    desktop.ask(quoter, "addIntentListenerRequest", r#"{"intent":"Quote"}"#);
+    desktop.ask(quoter, "addContextListenerRequest", r#"{"channelId":"fdc3.channel.1","contextType":null}"#);
+    let raise = format!(
+        r#"{{"intent":"Quote","context":{{"type":"x.question"}},"app":{{"appId":"quoter","instanceId":"{instance}"}}}}"#
+    );
+    let error = |said: &[Message]| said[0].error().map(|error| error.to_string());
+    let rules = |rules: Vec<BridgeRule>| BridgeRules(rules);
+
+    // Intents, one way.
+    desktop.agent.set_bridge_rules(rules(vec![rule(Some(Direction::In), "", "/^Quo/", "", false)]));
+    assert_eq!(error(&desktop.asked(Exchange::RaiseIntent, &raise)).unwrap(), "NoAppsFound");
+    let found = desktop.asked(Exchange::FindIntent, r#"{"intent":"Quote"}"#);
+    assert_eq!(at(&found[0].payload, "appIntent.apps"), "[]");
+    let said = desktop.said.len();
+    desktop.ask(
+        one,
+        "raiseIntentRequest",
+        r#"{"intent":"Quote","context":{"type":"t"},"app":{"appId":"f","desktopAgent":"x"}}"#,
+    );
+    assert_eq!(desktop.said.len(), said + 1);
+    // Apps, both ways.
+    desktop.agent.set_bridge_rules(rules(vec![rule(None, "", "", "quoter", false)]));
+    for (exchange, payload, word) in [
+        (Exchange::RaiseIntent, raise.as_str(), "NoAppsFound"),
+        (Exchange::Open, r#"{"app":{"appId":"quoter"}}"#, "AppNotFound"),
+        (Exchange::GetAppMetadata, r#"{"app":{"appId":"quoter"}}"#, "TargetAppUnavailable"),
+    ] {
+        assert_eq!(error(&desktop.asked(exchange, payload)).unwrap(), word);
+    }
+    let found = desktop.asked(Exchange::FindInstances, r#"{"app":{"appId":"quoter"}}"#);
+    assert_eq!(at(&found[0].payload, "appIdentifiers"), "[]");
+    let told = desktop.ask(one, "openRequest", r#"{"app":{"appId":"quoter@x"}}"#);
+    assert_eq!(at(&told[0], "payload.error"), "AppNotFound");
+    let told = desktop.ask(one, "getAppMetadataRequest", r#"{"app":{"appId":"quoter","desktopAgent":"x"}}"#);
+    assert_eq!(at(&told[0], "payload.error"), "TargetAppUnavailable");
+    // Channels, but for one.
+    desktop.agent.set_bridge_rules(rules(vec![
+        rule(Some(Direction::Out), "fdc3.channel.2", "", "", true),
+        rule(None, "/./", "", "", false),
+    ]));
+    desktop.said.clear();
+    for channel in ["fdc3.channel.1", "fdc3.channel.2"] {
+        let context = format!(r#"{{"channelId":"{channel}","context":{{"type":"x.a"}}}}"#);
+        desktop.ask(one, "broadcastRequest", &context);
+    }
+    let [said] = &desktop.said[..] else { panic!("{:?}", desktop.said) };
+    assert_eq!(at(&said.payload, "channelId"), "fdc3.channel.2");
+    assert_eq!(
+        desktop.agent.bridge_channels().to_json().to_string(),
+        r#"{"fdc3.channel.2":[{"type":"x.a"}]}"#
+    );
+    desktop.frames.clear();
+    desktop.asked(Exchange::Broadcast, r#"{"channelId":"fdc3.channel.1","context":{"type":"x.b"}}"#);
+    desktop.update(r#"{"desktopAgent":"x"}"#, r#"{"fdc3.channel.1":[{"type":"x.c"}]}"#);
+    assert!(desktop.frames.is_empty(), "{:?}", desktop.frames);
+    // Each refusal was noted with its rule.
+    assert_eq!(
+        desktop.kept.first().map(String::as_str),
+        Some("1 true from the bridge: intent `Quote`, app `quoter`")
+    );
+    assert!(desktop.kept.contains(&"2 false to the bridge: channel `fdc3.channel.1`, app `one`".to_owned()));
 }

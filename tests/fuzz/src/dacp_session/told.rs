@@ -82,7 +82,7 @@ impl World {
                 self.secrets.insert(secret.clone(), instance.clone());
                 self.desks[desk].launches.push((instance, secret));
             }
-            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) => {}
+            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) | Output::Kept { .. } => {}
         }
     }
 
