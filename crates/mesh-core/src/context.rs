@@ -704,6 +704,7 @@ impl Node {
                     held.insert(context);
                 }
                 Subject::Node(_)
+                | Subject::Retired(_)
                 | Subject::Instance { .. }
                 | Subject::Method { .. }
                 | Subject::Interest { .. } => {}

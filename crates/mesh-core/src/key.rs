@@ -7,6 +7,7 @@
 //! method   = 'M' node-id  instance 0xff  method-id 0xff  one writer
 //! interest = 'T' node-id  user 0xff  pattern 0xff        one writer
 //! member   = 'R' node-id  user 0xff  name 0xff           one writer; of reference-counted contexts
+//! retired  = 'G' node-id                                 any writer
 //! header   = 'C' user 0xff  name 0xff                    any writer
 //! path     = 'P' user 0xff  name 0xff  segment 0xff …  [0xfe]   any writer
 //! ```
@@ -27,6 +28,7 @@ pub(crate) const MARK: u8 = 0xfe;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Node(NodeId),
+    Retired(NodeId),
     Instance {
         node: NodeId,
         instance: Text,
@@ -110,6 +112,16 @@ pub(crate) fn node(node: NodeId) -> Bytes {
     with_node(b'N', node, &[])
 }
 
+/// Returns the key that says that a node is gone for good.
+pub(crate) fn retired(node: NodeId) -> Bytes {
+    with_node(b'G', node, &[])
+}
+
+/// Returns the node of which a key says that it is gone for good.
+pub(crate) fn retired_node(key: &[u8]) -> Option<NodeId> {
+    node_id(key).filter(|_| key.len() == 17 && key.first() == Some(&b'G'))
+}
+
 pub(crate) fn instance(node: NodeId, instance: &Text) -> Bytes {
     with_node(b'I', node, &[instance.as_bytes()])
 }
@@ -162,6 +174,7 @@ pub(crate) fn parse(key: &Bytes) -> Option<Subject> {
     let text = |field: &Bytes| Text::from_utf8(field.clone()).ok();
     match kind {
         b'N' if key.len() == 17 => Some(Subject::Node(node_id(key)?)),
+        b'G' => retired_node(key).map(Subject::Retired),
         b'I' | b'M' | b'T' | b'R' => {
             let node = node_id(key)?;
             match (kind, fields(17)?.as_slice()) {
@@ -233,6 +246,7 @@ mod tests {
         let (i, u) = (Text::from("p-1"), UserKey::new(Some(&Text::from("joe"))));
         let context = ContextKey { user: u.clone(), name: Text::from("K") };
         assert_eq!(parse(&node(n)), Some(Subject::Node(n)));
+        assert_eq!(parse(&retired(n)), Some(Subject::Retired(n)));
         assert_eq!(parse(&instance(n, &i)), Some(Subject::Instance { node: n, instance: i.clone() }));
         let m = Subject::Method { node: n, instance: i.clone(), id: Bytes::from_static(b"\"0\"") };
         assert_eq!(parse(&method(n, &i, b"\"0\"")), Some(m));
@@ -248,7 +262,7 @@ mod tests {
             Some(Subject::Path { context: context.clone(), path: segments, mark: true })
         );
         assert_eq!(parse(&context.root()), Some(Subject::Path { context, path: vec![], mark: false }));
-        for bad in [&b""[..], b"N", b"Zx", b"P=joe", b"C\xff", b"P\xff\xffx"] {
+        for bad in [&b""[..], b"N", b"G", b"Zx", b"P=joe", b"C\xff", b"P\xff\xffx"] {
             assert_eq!(parse(&Bytes::copy_from_slice(bad)), None, "{bad:?}");
         }
     }

@@ -11,6 +11,7 @@ mod liveness;
 mod opening;
 mod relay;
 mod replication;
+mod retirement;
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -78,6 +78,8 @@ pub struct Timing {
     pub digest_ms: u64,
     /// Age at which tombstones may be dropped.
     pub tombstone_ms: u64,
+    /// How long nobody has heard of a node when its registrations are dropped.
+    pub retire_ms: u64,
 }
 
 impl Default for Timing {
@@ -94,6 +96,7 @@ impl Default for Timing {
             relay_ms: 1_000,
             digest_ms: 30_000,
             tombstone_ms: 3_600_000,
+            retire_ms: 86_400_000,
         }
     }
 }

@@ -300,14 +300,18 @@ impl Node {
                 Subject::Instance { node, instance } | Subject::Method { node, instance, .. } => {
                     touched.insert((*node, instance.clone()));
                 }
-                Subject::Interest { node, user, pattern } => {
+                Subject::Interest { node, user, pattern } if *node != self.settings.node => {
                     let wanted = self
                         .replica
                         .get(&key::interest(*node, user, pattern))
                         .is_some_and(|e| e.value.is_some());
                     self.bus.set_remote_interest(*node, user, pattern, wanted);
                 }
-                Subject::Member { .. } | Subject::Header(_) | Subject::Path { .. } => {}
+                Subject::Interest { .. }
+                | Subject::Retired(_)
+                | Subject::Member { .. }
+                | Subject::Header(_)
+                | Subject::Path { .. } => {}
             }
         }
         for (node, instance) in touched {

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use mesh_model::link::{BatchEnd, WireEntry};
 use mesh_model::{Dot, Incarnation, NodeId, Origin, Stamp, VersionVector};
 
+use crate::content::Write;
 use crate::key;
 
 /// A write as it is kept.
@@ -125,20 +126,73 @@ impl Replica {
         if let Some(owner) = key::owner(key) {
             let stale = self.newest(owner).is_some_and(|newest| newest > stamp.dot.origin.incarnation);
             let older = self.get(key).is_some_and(|old| old.stamp.dot >= stamp.dot);
+            let retired = self.retired(owner).is_some_and(|upto| stamp.dot <= upto);
             // A registration counts only while its node lives the life that made it.
-            if stamp.dot.origin.node != owner || stale || older {
+            if stamp.dot.origin.node != owner || stale || older || retired {
                 return;
             }
             self.put(key, stamp, value, wall_ms);
             changes.keys.push(key.clone());
             return;
         }
-        if key.first() == Some(&b'P') {
+        if let Some(node) = key::retired_node(key) {
+            self.merge_retirement(node, key, stamp, value, wall_ms, changes);
+        } else if key.first() == Some(&b'P') {
             self.merge_content(key, stamp, value, wall_ms, changes);
         } else if self.get(key).is_none_or(|old| old.stamp < stamp) {
             self.put(key, stamp, value, wall_ms);
             changes.keys.push(key.clone());
         }
+    }
+
+    /// The rule for nodes that are gone for good: the furthest word counts, whoever wrote it and when, and
+    /// drops what it covers, as a newer life does.
+    fn merge_retirement(
+        &mut self,
+        node: NodeId,
+        key: &Bytes,
+        stamp: Stamp,
+        value: Option<Bytes>,
+        wall_ms: u64,
+        changes: &mut Changes,
+    ) {
+        let upto = value.as_ref().and_then(|value| retired_upto(node, value));
+        let stale = |upto: Dot| self.newest(node).is_some_and(|newest| newest > upto.origin.incarnation);
+        let older = |old: &Entry| (&old.value, old.stamp) >= (&value, stamp);
+        if upto.is_some_and(stale) || self.get(key).is_some_and(older) {
+            return;
+        }
+        self.put(key, stamp, value, wall_ms);
+        changes.keys.push(key.clone());
+        if let Some(upto) = upto {
+            self.drop_owned(node, |entry| entry.stamp.dot <= upto, changes);
+        }
+    }
+
+    /// Returns up to which of its writes the registrations of a node are dropped, since it is gone for good.
+    fn retired(&self, node: NodeId) -> Option<Dot> {
+        let value = self.get(&key::retired(node))?.value.as_ref()?;
+        retired_upto(node, value)
+    }
+
+    /// Returns the write that says that a node is gone for good, if anything of it is left here.
+    pub(crate) fn retirement(&self, node: NodeId) -> Option<Write> {
+        self.owned_by(node).next()?;
+        let incarnation = self.newest(node)?;
+        let seq = self.vector.get(&Origin { node, incarnation })?;
+        let value = [incarnation.0.to_be_bytes(), seq.to_be_bytes()].concat();
+        Some(Write { key: key::retired(node), value: Some(value.into()) })
+    }
+
+    /// Returns all that a node has registered, with what it has withdrawn.
+    pub(crate) fn owned_by(&self, node: NodeId) -> impl Iterator<Item = (&Bytes, &Entry)> {
+        let prefixes = key::OWNED.iter().map(move |kind| [&[*kind], &node.0[..]].concat());
+        prefixes.flat_map(|prefix| {
+            let end = prefix.clone();
+            self.entries
+                .range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded))
+                .take_while(move |(key, _)| key.starts_with(&end))
+        })
     }
 
     /// The content rule: an entry hides older ones at its path and below, and turns an older plain
@@ -221,17 +275,20 @@ impl Replica {
     }
 
     fn forget_older_lives(&mut self, origin: Origin, changes: &mut Changes) {
-        for kind in key::OWNED {
-            let prefix = [&[kind], &origin.node.0[..]].concat();
-            let dead: Vec<Bytes> = self
-                .below(&prefix)
-                .filter(|(_, entry)| entry.stamp.dot.origin.incarnation < origin.incarnation)
-                .map(|(key, _)| key.clone())
-                .collect();
-            for key in dead {
-                self.drop_entry(&key);
-                changes.keys.push(key);
-            }
+        self.drop_owned(origin.node, |e| e.stamp.dot.origin.incarnation < origin.incarnation, changes);
+        if self.retired(origin.node).is_some_and(|upto| upto.origin < origin) {
+            let key = key::retired(origin.node);
+            self.drop_entry(&key);
+            changes.keys.push(key);
+        }
+    }
+
+    fn drop_owned(&mut self, node: NodeId, concerned: impl Fn(&Entry) -> bool, changes: &mut Changes) {
+        let owned = self.owned_by(node).filter(|(_, entry)| concerned(entry));
+        let dropped: Vec<Bytes> = owned.map(|(key, _)| key.clone()).collect();
+        for key in dropped {
+            self.drop_entry(&key);
+            changes.keys.push(key);
         }
     }
 
@@ -379,6 +436,13 @@ impl Replica {
             self.arrivals.remove(&old.arrival);
         }
     }
+}
+
+/// Reads up to which of its writes a node is retired.
+pub(crate) fn retired_upto(node: NodeId, value: &[u8]) -> Option<Dot> {
+    let (life, seq) = value.split_at_checked(8)?;
+    let incarnation = Incarnation(u64::from_be_bytes(life.try_into().ok()?));
+    Some(Dot { origin: Origin { node, incarnation }, seq: u64::from_be_bytes(seq.try_into().ok()?) })
 }
 
 /// Returns whether a vector covers a write.

@@ -13,6 +13,7 @@ mod merge;
 mod mesh;
 mod node;
 mod relay;
+mod retirement;
 mod returning;
 mod slow;
 mod streams;

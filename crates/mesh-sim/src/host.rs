@@ -124,6 +124,7 @@ impl World {
                 ended_call_ms: 5_000,
                 digest_ms: if self.options.tombstones { 1_000 } else { 2_000 },
                 tombstone_ms: if self.options.tombstones { 3_000 } else { 3_600_000 },
+                retire_ms: if self.options.tombstones { 4_000 } else { 86_400_000 },
                 ..Timing::default()
             },
         };

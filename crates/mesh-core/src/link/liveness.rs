@@ -93,6 +93,7 @@ impl Node {
             self.next_digest = now.plus_millis(timing.digest_ms);
             self.send_digests();
             self.drop_tombstones();
+            self.retire_nodes();
         }
     }
 

@@ -92,7 +92,7 @@ impl Node {
                 self.hello(link, peer, incarnation, name);
             }
             (State::Opening, LinkMessage::Welcome { incarnation, name, .. }) if dialled => {
-                if self.nodes.get(&peer).is_some_and(|known| known.incarnation > incarnation) {
+                if self.known_life(peer).is_some_and(|known| known > incarnation) {
                     return self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
                 }
                 self.link_up(link, peer, incarnation, name);
@@ -120,8 +120,7 @@ impl Node {
 
     /// Decides whether a node that introduces itself is let in, and whether this link or another serves.
     fn hello(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation, name: Text) {
-        let known_life = self.nodes.get(&peer).map(|node| node.incarnation);
-        if known_life.is_some_and(|known| known > incarnation) {
+        if self.known_life(peer).is_some_and(|known| known > incarnation) {
             return self.reject_link(link, reject::SUPERSEDED, NEWER_LIFE);
         }
         let in_the_way = self.in_the_way(link, peer, incarnation);
@@ -136,6 +135,11 @@ impl Node {
         if in_the_way.is_none() {
             self.accept_link(link);
         }
+    }
+
+    /// Returns the newest life known of a node, be it one that is retired.
+    fn known_life(&self, node: NodeId) -> Option<Incarnation> {
+        self.nodes.get(&node).map(|node| node.incarnation).or_else(|| self.replica.newest(node))
     }
 
     /// Returns the other links between this node and that one.

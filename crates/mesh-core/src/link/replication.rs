@@ -22,6 +22,8 @@ const BATCH_PART_BYTES: usize = if cfg!(test) { 512 } else { 64 << 10 };
 /// How many times the bounds of a domain other nodes may fill: what is within them on two nodes that
 /// were apart has to fit when they meet.
 const APART: usize = 2;
+/// How many digests it may take until a word has gone round.
+pub(super) const DIGESTS_HEARD: u64 = 4;
 /// Reasons that are kept until what they are about is withdrawn.
 const WHYS_MAX: usize = 1_024;
 
@@ -302,9 +304,7 @@ impl Node {
     /// Returns the nodes whose word is needed before a tombstone may go: all but those of which nobody
     /// has heard for long. Whoever returns after that is sent a snapshot.
     fn awaited(&self) -> impl Iterator<Item = (NodeId, &RemoteNode)> + Clone {
-        let timing = self.settings.timing;
-        // A word may travel over other nodes, and each passes it on with its next digest.
-        let away_ms = timing.tombstone_ms.max(timing.digest_ms.saturating_mul(4));
+        let away_ms = self.away_ms();
         let now = self.now.tick;
         self.nodes
             .iter()
@@ -312,6 +312,13 @@ impl Node {
                 node.link.is_some() || now.since(node.heard_at) < away_ms.saturating_mul(1000)
             })
             .map(|(id, node)| (*id, node))
+    }
+
+    /// Returns how long nobody has heard of a node whose word is not needed any more.
+    pub(super) fn away_ms(&self) -> u64 {
+        let timing = self.settings.timing;
+        // A word may travel over other nodes, and each passes it on with its next digest.
+        timing.tombstone_ms.max(timing.digest_ms.saturating_mul(DIGESTS_HEARD))
     }
 
     pub(crate) fn drop_tombstones(&mut self) {
@@ -369,10 +376,11 @@ impl Node {
         }
         let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
         let own = self.settings.node;
+        let revived = self.revived_by(&entries);
         let mut returned_keys = Vec::new();
         for entry in entries {
             if key::parse(&entry.key).is_none()
-                && entry.key.first().is_none_or(|kind| b"NIMTRCP".contains(kind))
+                && entry.key.first().is_none_or(|kind| b"NIMTRGCP".contains(kind))
             {
                 let why = "its key is malformed".into();
                 self.notice(Notice::EntryRefused { node: peer, why });
@@ -399,6 +407,9 @@ impl Node {
         }
         for context in stale {
             self.write_again(&context);
+        }
+        for step in revived {
+            self.write(step);
         }
         if news {
             for link in self.links.values_mut() {
