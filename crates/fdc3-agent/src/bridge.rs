@@ -63,6 +63,8 @@ pub(crate) struct Bridge {
     /// What is to be taken over once the channel is open.
     adopting: BTreeMap<Text, Vec<Adopted>>,
     rules: BridgeRules,
+    /// The desk hears of broadcasts on channels that no app here uses.
+    hears_all: bool,
     /// Which events of private channels agents listen for, by channel and desk.
     hears: BTreeMap<(Text, Text), BTreeSet<Text>>,
 }
@@ -155,6 +157,7 @@ impl Agent {
         self.leave_bridge();
         self.bridge.name = Some(name);
         self.bridge.joining = true;
+        self.hear_all_channels();
     }
 
     /// The bridge is gone.

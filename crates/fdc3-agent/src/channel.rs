@@ -18,6 +18,8 @@ use crate::{Agent, Asker, Pending};
 
 /// How the shared contexts of io.Connect's channels are named.
 pub(crate) const CHANNEL: &str = "___channel___";
+/// The topics under which broadcasts go to other nodes begin so.
+pub(crate) const TOPIC: &str = "___fdc3___.";
 /// Names that mean something else, and are no app channels.
 const RESERVED: [&str; 3] = ["___", "T42.", private::PREFIX];
 /// The longest channel id that stands in a topic itself.
@@ -466,5 +468,5 @@ fn topic(id: &str) -> Text {
         true => id.bytes().map(|byte| format!("{byte:02x}")).collect(),
         false => blake3::hash(id.as_bytes()).to_hex().to_string(),
     };
-    format!("___fdc3___.{hex}").into()
+    format!("{TOPIC}{hex}").into()
 }

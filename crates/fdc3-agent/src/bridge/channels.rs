@@ -1,13 +1,14 @@
 //! User channels and app channels.
 
-use mesh_model::Text;
+use mesh_model::{Command, Text};
 use proto_bridge::{ChannelLimits, ChannelsState, Exchange, Listeners, Message};
 use proto_dacp::{Object, context_type};
 
 use super::policy::{Crossing, Direction};
 use super::{Adopted, is_foreign, text};
+use crate::channel::TOPIC;
 use crate::document::{Cast, Slot};
-use crate::{Agent, Output, app_identifier};
+use crate::{Agent, Output, Pending, app_identifier};
 
 impl Agent {
     /// Tells the bridge of a broadcast, unless it came from there.
@@ -23,6 +24,27 @@ impl Agent {
         let payload = Object::new().text("channelId", id).json("context", &slot.context).end();
         let message = Message::request(Exchange::Broadcast, payload, Some(source));
         self.outputs.push_back(Output::Bridge(message));
+    }
+
+    /// Hears of broadcasts on all channels of the mesh, as no app here needs to know those of which agents on
+    /// the bridge are told.
+    pub(super) fn hear_all_channels(&mut self) {
+        if std::mem::replace(&mut self.bridge.hears_all, true) {
+            return;
+        }
+        self.ask_desk(Pending::Nothing, |request| Command::BusSubscribe {
+            request,
+            pattern: format!("{TOPIC}>").into(),
+            routing_key: None,
+        });
+    }
+
+    /// Makes the channel of a broadcast on another node that agents on the bridge are to be told of.
+    pub(crate) fn open_for_bridge(&mut self, id: &Text) {
+        let is_known = self.channels.by_id.contains_key(id);
+        if !is_known && self.has_agents() && self.speaks() && self.add_app_channel(id) {
+            self.open_if_started(id);
+        }
     }
 
     /// Takes over what the bridge has on its channels: as state, and not as broadcasts.

@@ -566,7 +566,13 @@ fn a_broadcast_elsewhere_goes_to_the_bridge_once() {
         desktop.agent.event(DESK, event, desktop.now);
         desktop.settle();
     }
-    let [said] = &desktop.said[..] else { panic!("{:?}", desktop.said) };
+    // No app here has made that channel.
+    let data = data.replace("prices", "unheard").replace(r#""e""#, r#""f""#);
+    let event = Event::BusEvent { subscription: 1, publisher: Json::null(), data: json(&data) };
+    desktop.agent.event(DESK, event, desktop.now);
+    desktop.settle();
+    let [said, unheard] = &desktop.said[..] else { panic!("{:?}", desktop.said) };
+    assert_eq!(at(&unheard.payload, "channelId"), "unheard");
     let source = said.meta.source.as_ref().unwrap();
     assert_eq!((source.app_id.as_deref(), source.instance_id.as_deref()), (Some("far@desk-b"), Some("f")));
 }

@@ -116,6 +116,7 @@ impl Agent {
             return;
         };
         let Some(kind) = proto_dacp::context_type(&context) else { return };
+        self.open_for_bridge(&id.detached());
         let Some(shared) = self.channels.by_id.get_mut(&id).and_then(Channel::shared_mut) else { return };
         // Our own come back, before or after the change of the context.
         if self.channels.casting.contains_key(&event) || shared.has_seen(&event.detached()) {
