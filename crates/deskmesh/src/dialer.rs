@@ -58,7 +58,8 @@ struct Attempt {
     in_vain: Duration,
 }
 
-/// A node as it is remembered over a restart.
+/// A node as it is remembered over a restart. One without an id is not known yet: addresses that came
+/// with a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     node: String,
@@ -105,6 +106,10 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
     }
     let mut attempts: BTreeMap<Target, Attempt> =
         seeds.into_iter().map(|seed| (Target::Seed(seed), Attempt::default())).collect();
+    let unknown = saved.iter().filter(|known| known.node.is_empty());
+    for seed in unknown.flat_map(|known| &known.addresses) {
+        attempts.entry(Target::Seed(seed.clone())).or_default();
+    }
     for known in &saved {
         if let Some(node) = NodeId::parse(&known.node) {
             let addresses = known.addresses.iter().map(|address| address.as_str().into()).collect();
@@ -290,20 +295,31 @@ fn save(gateway: &Gateway, attempts: &BTreeMap<Target, Attempt>, file: &Path, sa
         })
         .collect();
     all.sort_by(|a, b| a.node.cmp(&b.node));
-    if all == *saved {
+    // As long as nobody has been reached, the addresses of the token are all there is.
+    if all == *saved || all.is_empty() {
         return;
     }
+    if write(file, &all) {
+        *saved = all;
+    }
+}
+
+/// Remembers where the node that has let this one join is, for a start after one that fails.
+pub(crate) fn remember_seeds(data_dir: &Path, seeds: &[String]) {
+    let known = Remembered { node: String::new(), addresses: seeds.to_vec(), in_vain_s: 0 };
+    write(&data_dir.join("peers.json"), &[known]);
+}
+
+fn write(file: &Path, all: &[Remembered]) -> bool {
     let temporary = file.with_extension("json.new");
-    let written = serde_json::to_vec_pretty(&all)
+    let written = serde_json::to_vec_pretty(all)
         .map_err(std::io::Error::other)
         .and_then(|bytes| std::fs::write(&temporary, bytes))
         .and_then(|()| std::fs::rename(&temporary, file));
-    match written {
-        Ok(()) => *saved = all,
-        Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "the other nodes' addresses could not be saved");
-        }
+    if let Err(error) = &written {
+        tracing::warn!(%error, file = %file.display(), "the other nodes' addresses could not be saved");
     }
+    written.is_ok()
 }
 
 #[cfg(test)]

@@ -115,21 +115,12 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
     let dir = config.data_dir.clone();
     let lock = lock(&dir)?;
     let clock = Clock::start();
+    // A token works once: what can be refused is found out before it is used.
+    let listeners = bind(&config).await?;
+    let probe = config.mesh_listen;
+    let port = free_udp_port(probe)?;
     let (identity, seeds) = identity(&config, &dir, &clock).await?;
     let identity = Arc::new(identity);
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        match TcpListener::bind(address).await {
-            Ok(listener) => listeners.push(listener),
-            Err(error) if address.is_ipv6() && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                tracing::info!(%address, "this machine has no IPv6; not listening there");
-            }
-            Err(error) => {
-                let hint = "another node or gateway may be running; stop it, or choose another port with --listen 127.0.0.1:PORT";
-                return Err(Stop::new(format!("cannot listen for applications on {address}: {error}"), hint));
-            }
-        }
-    }
     let listening: Vec<SocketAddr> =
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let Some(first) = listening.first().copied() else {
@@ -148,10 +139,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
     .map_err(|error| Stop::new(error.to_string(), "see the key telemetry.otlp_endpoint"))?;
 
     let incarnation = identity.next_incarnation(clock.wall_ms()).map_err(|error| anyhow!(error))?;
-    // The mesh port is found before the node says where it can be dialled.
-    let probe = config.mesh_listen;
     let mesh_addresses = |port: u16| advertised(&config, port);
-    let port = if probe.port() == 0 { free_udp_port(probe)? } else { probe.port() };
     let mesh_listen = SocketAddr::new(probe.ip(), port);
     let addresses = mesh_addresses(port);
     let settings = NodeSettings {
@@ -333,6 +321,24 @@ impl Running {
     }
 }
 
+/// Opens the sockets for applications.
+async fn bind(config: &Config) -> Result<Vec<TcpListener>, Stop> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if address.is_ipv6() && error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                tracing::info!(%address, "this machine has no IPv6; not listening there");
+            }
+            Err(error) => {
+                let hint = "another node or gateway may be running; stop it, or choose another port with --listen 127.0.0.1:PORT";
+                return Err(Stop::new(format!("cannot listen for applications on {address}: {error}"), hint));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
 fn lock(dir: &Path) -> Result<File, Stop> {
     let unusable = |error: std::io::Error| {
         let hint = "give a directory that this user can write with --data-dir DIR";
@@ -398,6 +404,8 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
         Stop::new(format!("cannot join: {}", output::chain(&error)), hint)
     })?;
     let identity = NodeIdentity::adopt(dir, &candidate, &adopted).map_err(|error| anyhow!(error))?;
+    // Until there has been a link, nothing else tells where the others are.
+    dialer::remember_seeds(dir, &seeds);
     tracing::info!(owner = %identity.owner(), "joined");
     Ok((identity, seeds))
 }
@@ -448,13 +456,13 @@ fn own_address(unspecified: IpAddr) -> IpAddr {
     found.map_or(loopback, |address| address.ip())
 }
 
+/// Finds the port for other nodes, before the node says where it can be dialled.
 fn free_udp_port(wanted: SocketAddr) -> Result<u16, Stop> {
     let port = UdpSocket::bind(wanted).and_then(|socket| socket.local_addr()).map(|address| address.port());
     port.map_err(|error| {
-        Stop::new(
-            format!("cannot listen for other nodes on {wanted}/udp: {error}"),
-            "choose another address with --mesh-listen",
-        )
+        let hint =
+            "another node may be running; stop it, or choose another port with --mesh-listen 0.0.0.0:PORT";
+        Stop::new(format!("cannot listen for other nodes on {wanted}/udp: {error}"), hint)
     })
 }
 
@@ -506,4 +514,43 @@ pub(crate) fn private_config(
     let flags = Flags { config: None, values };
     let loaded = Config::load(flags).map_err(|error| Stop::new(error.to_string(), error.hint()))?;
     Ok(Config { join, ..loaded.config })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_whose_start_fails_can_still_join_and_finds_the_others_later() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let config = |at: usize, join: Option<String>| {
+            private_config(dirs[at].path().to_owned(), ["a", "b"][at], "ann", join).unwrap()
+        };
+        let first = start(config(0, None), None).await.unwrap();
+        let token = first.token().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut wrong = config(1, Some(token.clone()));
+        wrong.listen = vec![taken.local_addr().unwrap()];
+        let stop = start(wrong, None).await.map(drop).unwrap_err();
+        assert!(stop.problem.contains("cannot listen for applications"), "{}", stop.problem);
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut wrong = config(1, Some(token.clone()));
+        wrong.mesh_listen = taken.local_addr().unwrap();
+        let stop = start(wrong, None).await.map(drop).unwrap_err();
+        assert!(stop.problem.contains("cannot listen for other nodes"), "{}", stop.problem);
+        // It has joined when this is found to be wrong.
+        let mut wrong = config(1, Some(token));
+        wrong.telemetry.otlp_endpoint = Some("nowhere".to_owned());
+        let stop = start(wrong, None).await.map(drop).unwrap_err();
+        assert!(stop.hint.contains("otlp_endpoint"), "{}", stop.problem);
+        let second = start(config(1, None), None).await.unwrap();
+        let linked = async {
+            while second.local.gateway.links.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), linked).await.expect("a link without a token");
+        second.stop().await;
+        first.stop().await;
+    }
 }
