@@ -127,7 +127,8 @@ impl Agent {
                 (identity_url, actual_url, claim, attested.as_ref().filter(|_| admission.own_page))
             }
         };
-        if let Some(origin) = attested.map(|attested| &attested.origin).or(admission.origin.as_ref()) {
+        let page = attested.map(|attested| &attested.origin).or(admission.origin.as_ref());
+        if let Some(origin) = page {
             for (what, url) in [("identityUrl", identity_url), ("actualUrl", actual_url)] {
                 if origin_of(url) != Some(&**origin) {
                     return Err(format!("{what} {url} is not of the page's origin {origin}"));
@@ -140,9 +141,7 @@ impl Agent {
             (Some(record), _) => record.app_id.clone(),
             // A native app says who it is by the instance it was started as.
             (None, _) => match claim.as_ref().map(|(instance, secret)| (self.apps.get(instance), secret)) {
-                Some((Some(app), secret)) if admission.origin.is_none() && app.secret == *secret => {
-                    app.app_id.clone()
-                }
+                Some((Some(app), secret)) if page.is_none() && app.secret == *secret => app.app_id.clone(),
                 _ => return Err(format!("no app of the directory has the URL {identity_url}")),
             },
         };
