@@ -464,8 +464,9 @@ const checks = {
         return channel;
       });
     });
-    // A tab of its own, so that it shares its renderer with no other app.
-    const dying = await desk.visit(`${appUrl('plain', 'plain')}&node=${flags.node}`);
+    // A browser context of its own shares its renderer with no other app.
+    const other = await Desk.open(browser);
+    const dying = await other.visit(`${appUrl('plain', 'plain')}&node=${flags.node}`);
     const { instanceId } = await outcome(dying);
     await dying.evaluate(async context => {
       window.channel = await (await window.agent.raiseIntent('Stream', context)).getResult();
@@ -475,6 +476,7 @@ const checks = {
     await app.waitForFunction(() => window.ended === 1);
     await until(async () => !(await app.evaluate(() => window.agent.findInstances({ appId: 'plain' }))).some(one => one.instanceId === instanceId), 'the instance gone');
     await row(launcher, instanceId).waitFor({ state: 'detached' });
+    await other.context.close();
   },
 
   async 'an app that calls itself one of another origin is refused'(desk) {
