@@ -85,7 +85,7 @@ pub struct Limits {
     pub start_ms: u64,
     /// How long an app that was opened with a context may then take to listen for it.
     pub open_ms: u64,
-    /// How long an app without a context has for its first listener before `open` is answered.
+    /// How long an app without a context may be silent before its first listener, until `open` is answered.
     pub settle_ms: u64,
     /// How long an intent waits for its handler to listen, once that is connected.
     pub intent_ms: u64,

@@ -10,14 +10,17 @@ use crate::document::{Cast, Slot};
 use crate::peer::Ask;
 use crate::{Agent, Asker, Limits, Output, Time, Timer, app_identifier};
 
+/// How many times `settle_ms` an app that keeps asking may take.
+const SETTLE_TIMES_MAX: u64 = 5;
+
 /// An app that was started by `open`.
 #[derive(Debug)]
 pub(crate) struct Opening {
     opener: Opener,
     /// The context that it is opened with, until it has it.
     context: Option<Slot>,
-    /// It is connected, and has a moment for its first listener.
-    settles: bool,
+    /// It is connected, and has until then for its first listener at most.
+    settles_by_ms: Option<u64>,
 }
 
 /// Who waits for it.
@@ -178,7 +181,7 @@ impl Agent {
             let cast = Cast { event: Text::default(), source, wall_ms: self.now.wall_ms, metadata };
             Some(Slot { kind: proto_dacp::context_type(&context)?, context, cast: Some(cast) })
         });
-        self.openings.insert(instance.clone(), Opening { opener, context, settles: false });
+        self.openings.insert(instance.clone(), Opening { opener, context, settles_by_ms: None });
         self.timer(self.settings.limits.start_ms, Timer::Open(instance));
     }
 
@@ -213,9 +216,20 @@ impl Agent {
         self.handlers_turn(instance);
         let Some(opening) = self.openings.get_mut(instance) else { return };
         // Whoever opened it acts at once: without a context it gets a moment for its first listeners.
-        opening.settles = opening.context.is_none();
         let Limits { settle_ms, open_ms, .. } = self.settings.limits;
-        let patience = if opening.settles { settle_ms } else { open_ms };
+        let settles = opening.context.is_none();
+        opening.settles_by_ms = settles.then(|| self.now.ms.saturating_add(settle_ms * SETTLE_TIMES_MAX));
+        let patience = if settles { settle_ms } else { open_ms };
+        self.no_timer(&Timer::Open(instance.clone()));
+        self.timer(patience, Timer::Open(instance.clone()));
+    }
+
+    /// An app has asked for something. If it has yet to settle it is about to, at the pace of its machine.
+    pub(crate) fn asks(&mut self, instance: &Text) {
+        let Some(by_ms) = self.openings.get(instance).and_then(|opening| opening.settles_by_ms) else {
+            return;
+        };
+        let patience = self.settings.limits.settle_ms.min(by_ms.saturating_sub(self.now.ms));
         self.no_timer(&Timer::Open(instance.clone()));
         self.timer(patience, Timer::Open(instance.clone()));
     }
@@ -242,7 +256,7 @@ impl Agent {
     pub(crate) fn open_is_due(&mut self, instance: &Text) {
         let Some(opening) = self.openings.get(instance) else { return };
         let state = self.apps.get(instance).map(|app| app.state);
-        let end = match (opening.settles, state) {
+        let end = match (opening.settles_by_ms.is_some(), state) {
             (true, Some(State::Connected)) => Ok(()),
             (_, Some(State::Connected)) => Err(Fault::AppTimeout),
             _ => Err(Fault::ErrorOnLaunch),

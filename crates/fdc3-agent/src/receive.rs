@@ -18,6 +18,7 @@ impl Agent {
         self.now = now;
         let Some(instance) = self.connections.get(&connection).cloned() else { return Ok(()) };
         let incoming = proto_dacp::decode(frame, self.settings.json)?;
+        self.asks(&instance);
         let asker = Asker { instance, name: incoming.name, uuid: incoming.request_uuid };
         match incoming.request {
             Ok(request) => self.request(asker, request),

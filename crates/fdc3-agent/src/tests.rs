@@ -535,6 +535,42 @@ fn an_app_that_never_comes_or_never_listens_is_told_apart() {
 }
 
 #[test]
+fn open_is_answered_when_its_app_listens_or_has_nothing_more_to_ask() {
+    // Asks every 300 ms, so many times, and listens then or not: how long the answer takes.
+    let opened_after = |questions: u64, listens: bool| {
+        let mut world = World::new(1);
+        let one = world.app(0, "one").0;
+        world.send(one, "open", r#"{"app":{"appId":"two"}}"#);
+        let (_, instance, secret) = world.launched.pop().unwrap();
+        let two = world.hello(0, &identity("http://app.example/two", Some((&instance, &secret)))).unwrap();
+        let connected = world.now.ms;
+        for asked in 0..=questions {
+            match (asked < questions, listens) {
+                (true, _) => world.send(two, "getCurrentChannel", "{}"),
+                (false, true) => {
+                    world.send(two, "addContextListener", r#"{"channelId":null,"contextType":null}"#);
+                }
+                (false, false) => {}
+            }
+            for _ in 0..3 {
+                if world.payload(one, "openResponse").is_some() {
+                    return world.now.ms - connected;
+                }
+                world.pass(100);
+            }
+        }
+        while world.payload(one, "openResponse").is_none() {
+            world.pass(100);
+        }
+        world.now.ms - connected
+    };
+    assert_eq!(opened_after(0, false), 400);
+    assert_eq!(opened_after(3, true), 900, "with the listener");
+    assert_eq!(opened_after(3, false), 1_000, "400 ms after the last question");
+    assert_eq!(opened_after(20, false), 2_000, "however much it asks");
+}
+
+#[test]
 fn nothing_is_left_when_all_have_gone() {
     let mut world = World::new(2);
     let (one, (two, welcome)) = (world.app(0, "one").0, world.app(1, "two"));
