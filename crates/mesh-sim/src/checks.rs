@@ -162,5 +162,5 @@ pub const CHECKS: &[Check] = &[
         "loss makes nobody suspect a node, nor does a stalled one make others suspect each other",
         presence::suspicion,
     ),
-    check("heal", "ten domains that were two halves are one again, and at what cost", state::heal),
+    check("heal", "a large domain of two halves is one again, and at what cost", state::heal),
 ];

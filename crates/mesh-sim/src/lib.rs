@@ -8,6 +8,7 @@ mod app;
 mod check;
 mod checks;
 mod connection;
+mod day;
 mod fault;
 mod host;
 mod mesh;
@@ -18,5 +19,6 @@ mod value;
 mod world;
 
 pub use checks::{Across, CHECKS, Check, Figure, Outcome, Scale};
+pub use day::{Day, Held, Made};
 pub use options::{Options, Report};
 pub use world::run;

@@ -1,5 +1,7 @@
 //! Plays seeds and says which ones break a promise.
 
+mod longday;
+mod merge;
 mod table;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +12,8 @@ use mesh_sim::{Options, Report, run};
 const USAGE: &str =
     "usage: mesh-sim [--seeds COUNT] [--from SEED] [--seed SEED] [--with OPTION]... [--without OPTION]... [--jobs COUNT]
        mesh-sim checks …: the acceptance checks
+       mesh-sim day …: a long day of many users
+       mesh-sim merge: what it costs to take writes into a large context
   --seeds COUNT   how many seeds to play, 100 if not said
   --from SEED     the first of them, 1 if not said
   --seed SEED     plays one seed twice, prints what it expands to, and compares the traces
@@ -71,6 +75,12 @@ fn main() -> std::process::ExitCode {
     let mut words = std::env::args().skip(1).peekable();
     if words.next_if(|word| word == "checks").is_some() {
         return table::run(words);
+    }
+    if words.next_if(|word| word == "merge").is_some() {
+        return merge::run();
+    }
+    if words.next_if(|word| word == "day").is_some() {
+        return longday::run(words);
     }
     let Some(Arguments { from, count, one, switches, jobs }) = arguments() else {
         println!("{USAGE}");

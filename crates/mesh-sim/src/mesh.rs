@@ -611,7 +611,11 @@ impl Mesh {
     }
 
     fn close_end(&mut self, conn: usize, end: usize) {
-        self.conns[conn].open[end] = false;
+        let known = &mut self.conns[conn];
+        known.open[end] = false;
+        if known.open == [false; 2] {
+            known.last.clear();
+        }
         if let Some(open) = self.open.get_mut(&self.conns[conn].host[end]) {
             open.remove(&conn);
         }

@@ -127,12 +127,13 @@ impl Node {
             0 => self.replica.news_for(covered),
             cursor => self.replica.news_since(cursor, covered),
         };
+        // Even if nothing is sent: a node that only listens must not look through all it has each time.
+        known.cursor = self.replica.cursor();
         let vector = self.replica.vector().clone();
         if entries.is_empty() && !even_if_empty && covers_all(covered, &vector) {
             return;
         }
         join(covered, &vector);
-        known.cursor = self.replica.cursor();
         let answer = std::mem::take(&mut known.answers);
         let end = BatchEnd { vector, floor: self.replica.floor().clone(), answer };
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
