@@ -16,6 +16,7 @@ use hdrhistogram::Histogram;
 use self::latency::Wanted;
 use self::relay::Conditions;
 use crate::machine::Machine;
+use crate::scale;
 use crate::system::{Kit, System};
 
 /// One figure beside its target.
@@ -74,7 +75,7 @@ pub(crate) async fn run(kit: &Kit, only: &[String], quick: bool, markdown: Optio
     Ok(())
 }
 
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "register",
     "register-lossy",
     "context",
@@ -86,6 +87,7 @@ const PARTS: [&str; 11] = [
     "leave",
     "wake",
     "idle",
+    "stalled",
 ];
 
 async fn measure(part: &str, kit: &Kit, quick: bool) -> Result<Vec<Row>> {
@@ -115,8 +117,47 @@ async fn measure(part: &str, kit: &Kit, quick: bool) -> Result<Vec<Row>> {
         "leave" => outage::leave(kit, near, if quick { 2 } else { 20 }).await,
         "wake" => outage::wake(kit, near, if quick { 2 } else { 10 }, Duration::from_secs(10)).await,
         "idle" => idle::idle(kit, Duration::from_secs(if quick { 10 } else { 60 })).await,
+        "stalled" => stalled(kit, if quick { 1 } else { 6 }).await,
         _ => bail!("there is no part {part:?}"),
     }
+}
+
+/// What one app that stops reading costs the others and its node; with and without it take turns.
+async fn stalled(kit: &Kit, rounds: usize) -> Result<Vec<Row>> {
+    let (mut alone, mut beside) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+    for _ in 0..rounds {
+        for (is_beside, figures) in [(false, &mut alone), (true, &mut beside)] {
+            let flow = scale::steady(kit, is_beside).await?;
+            figures[0].push(flow.latencies.value_at_quantile(0.99));
+            figures[1].push(flow.most_kib);
+        }
+    }
+    let [p99_alone, kib_alone] = alone.map(middle);
+    let [p99_beside, kib_beside] = beside.map(middle);
+    let share = p99_beside as f64 / p99_alone as f64 - 1.0;
+    let more = kib_beside as f64 / 1024.0 - kib_alone as f64 / 1024.0;
+    Ok(vec![
+        Row {
+            what: "one app stops reading: p99 of what the others get".to_owned(),
+            target: "at most 10 % more than without it".to_owned(),
+            measured: format!(
+                "{p99_beside} µs beside {p99_alone} µs, {:+.0} %, medians of {rounds} rounds",
+                share * 100.0
+            ),
+            holds: share <= 0.1,
+        },
+        Row {
+            what: "one app stops reading: memory of the node at most".to_owned(),
+            target: "≤ 2 MiB more than without it".to_owned(),
+            measured: format!("{more:+.1} MiB, medians of {rounds} rounds"),
+            holds: more <= 2.0,
+        },
+    ])
+}
+
+fn middle(mut figures: Vec<u64>) -> u64 {
+    figures.sort_unstable();
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 /// A set of times.

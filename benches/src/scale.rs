@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use memchr::memmem::{self, Finder};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::clock;
 use crate::frame::{Opcode, push_masked};
@@ -125,7 +125,7 @@ async fn burst(kit: &Kit) -> Result<()> {
     for number in 0..PUBLISHERS {
         publishers.push(Peer::login(address, "joe", &format!("publisher-{number}")).await?);
     }
-    let before = rss_kib(pid)?;
+    let watched = Memory::watch(pid)?;
     let (cpu, start) = (meter.read()?, clock::now());
     let mut sending = JoinSet::new();
     for mut publisher in publishers {
@@ -141,14 +141,6 @@ async fn burst(kit: &Kit) -> Result<()> {
         });
     }
     let delivered = Rc::new(Cell::new(0));
-    let most = Rc::new(Cell::new(before));
-    let watched = most.clone();
-    let watching = tokio::task::spawn_local(async move {
-        while let Ok(now) = rss_kib(pid) {
-            watched.set(watched.get().max(now));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
     let event = Finder::new(r#""type":"event""#);
     let counting = async {
         while delivered.get() < ALL {
@@ -165,11 +157,10 @@ async fn burst(kit: &Kit) -> Result<()> {
     };
     let outcome = tokio::time::timeout(PATIENCE, counting).await;
     let (took, cpu) = (start.elapsed(), meter.read()?.servers - cpu.servers);
-    watching.abort();
     println!(
         "burst: {} of {ALL} publications from {PUBLISHERS} connections delivered in {took:.2?}; the node used {cpu:.2?} of processor time and at most {} KiB more memory",
         delivered.get(),
-        most.get() - before
+        watched.most_kib()
     );
     outcome??;
     while let Some(sent) = sending.join_next().await {
@@ -182,77 +173,125 @@ async fn burst(kit: &Kit) -> Result<()> {
 /// Publications at a steady pace to some that read, alone and beside one that does not.
 async fn stalled(kit: &Kit) -> Result<()> {
     for beside in [false, true, false, true] {
-        let running = System::Deskmesh1.start(kit).await?;
-        let pid = running.pids()[0];
-        let address = running.endpoints.near;
-        let mut readers = Vec::new();
-        for number in 0..READERS {
-            readers.push(Peer::subscribed(address, &format!("reader-{number}")).await?);
-        }
-        let idle = match beside {
-            true => Some(Peer::subscribed(address, "idle").await?),
-            false => None,
-        };
-        let mut publisher = Peer::login(address, "joe", "publisher").await?;
-        let before = rss_kib(pid)?;
-        let sent: Rc<Cell<Vec<Instant>>> = Rc::default();
-        let mut reading = JoinSet::new();
-        for mut reader in readers {
-            let sent = sent.clone();
-            reading.spawn_local(async move {
-                let mut latencies = Histogram::<u64>::new(3)?;
-                let number = Finder::new(r#""n":"#);
-                while latencies.len() < PACED as u64 {
-                    reader
-                        .socket
-                        .reader
-                        .batch(|frame| {
-                            let Some(at) = number.find(frame) else { return Ok(()) };
-                            let digits = &frame[at + 4..];
-                            let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(0);
-                            let number: usize = std::str::from_utf8(&digits[..end])?.parse()?;
-                            let times = sent.take();
-                            let took = times[number].elapsed();
-                            sent.set(times);
-                            latencies.record(u64::try_from(took.as_micros())?)?;
-                            Ok(())
-                        })
-                        .await?;
-                }
-                Ok::<_, anyhow::Error>(latencies)
-            });
-        }
-        let filling = "x".repeat(8 << 10);
-        let mut pace = tokio::time::interval(Duration::from_millis(2));
-        for number in 0..PACED {
-            pace.tick().await;
-            let id = &publisher.id;
-            let message = format!(
-                r#"{{"domain":"bus","type":"publish","topic":"scale","peer_id":"{id}","data":{{"n":{number},"x":"{filling}"}}}}"#
-            );
-            let mut times = sent.take();
-            times.push(clock::now());
-            sent.set(times);
-            publisher.send(&[message]).await?;
-        }
-        let mut latencies = Histogram::<u64>::new(3)?;
-        while let Some(reader) = tokio::time::timeout(PATIENCE, reading.join_next()).await? {
-            latencies.add(reader??)?;
-        }
+        let Stalled { latencies, most_kib } = steady(kit, beside).await?;
         println!(
-            "stalled: {READERS} readers{}: {} of {} deliveries; p50 {} µs, p99 {} µs, p99.9 {} µs; at most about {} KiB more memory",
+            "stalled: {READERS} readers{}: {} of {} deliveries; p50 {} µs, p99 {} µs, p99.9 {} µs; at most {most_kib} KiB more memory",
             if beside { " beside one that does not read" } else { "" },
             latencies.len(),
             READERS * PACED,
             latencies.value_at_quantile(0.5),
             latencies.value_at_quantile(0.99),
             latencies.value_at_quantile(0.999),
-            rss_kib(pid)?.saturating_sub(before)
         );
-        drop(idle);
-        running.stop().await;
     }
     Ok(())
+}
+
+/// What those that read had of a steady flow.
+#[derive(Debug)]
+pub(crate) struct Stalled {
+    /// From the write to each arrival, in microseconds.
+    pub(crate) latencies: Histogram<u64>,
+    /// The most memory that the node had beside what it had before.
+    pub(crate) most_kib: u64,
+}
+
+/// One steady flow to some that read, perhaps beside one that does not.
+pub(crate) async fn steady(kit: &Kit, beside: bool) -> Result<Stalled> {
+    let running = System::Deskmesh1.start(kit).await?;
+    let pid = running.pids()[0];
+    let address = running.endpoints.near;
+    let mut readers = Vec::new();
+    for number in 0..READERS {
+        readers.push(Peer::subscribed(address, &format!("reader-{number}")).await?);
+    }
+    let idle = match beside {
+        true => Some(Peer::subscribed(address, "idle").await?),
+        false => None,
+    };
+    let mut publisher = Peer::login(address, "joe", "publisher").await?;
+    let watched = Memory::watch(pid)?;
+    let sent: Rc<Cell<Vec<Instant>>> = Rc::default();
+    let mut reading = JoinSet::new();
+    for mut reader in readers {
+        let sent = sent.clone();
+        reading.spawn_local(async move {
+            let mut latencies = Histogram::<u64>::new(3)?;
+            let number = Finder::new(r#""n":"#);
+            while latencies.len() < PACED as u64 {
+                reader
+                    .socket
+                    .reader
+                    .batch(|frame| {
+                        let Some(at) = number.find(frame) else { return Ok(()) };
+                        let digits = &frame[at + 4..];
+                        let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(0);
+                        let number: usize = std::str::from_utf8(&digits[..end])?.parse()?;
+                        let times = sent.take();
+                        let took = times[number].elapsed();
+                        sent.set(times);
+                        latencies.record(u64::try_from(took.as_micros())?)?;
+                        Ok(())
+                    })
+                    .await?;
+            }
+            Ok::<_, anyhow::Error>(latencies)
+        });
+    }
+    let filling = "x".repeat(8 << 10);
+    let mut pace = tokio::time::interval(Duration::from_millis(2));
+    for number in 0..PACED {
+        pace.tick().await;
+        let id = &publisher.id;
+        let message = format!(
+            r#"{{"domain":"bus","type":"publish","topic":"scale","peer_id":"{id}","data":{{"n":{number},"x":"{filling}"}}}}"#
+        );
+        let mut times = sent.take();
+        times.push(clock::now());
+        sent.set(times);
+        publisher.send(&[message]).await?;
+    }
+    let mut latencies = Histogram::<u64>::new(3)?;
+    while let Some(reader) = tokio::time::timeout(PATIENCE, reading.join_next()).await? {
+        latencies.add(reader??)?;
+    }
+    let most_kib = watched.most_kib();
+    drop(idle);
+    running.stop().await;
+    Ok(Stalled { latencies, most_kib })
+}
+
+/// Looks again and again how much memory a process has.
+struct Memory {
+    before_kib: u64,
+    most_kib: Rc<Cell<u64>>,
+    watching: JoinHandle<()>,
+}
+
+impl Memory {
+    fn watch(pid: u32) -> Result<Self> {
+        let before_kib = rss_kib(pid)?;
+        let most_kib = Rc::new(Cell::new(before_kib));
+        let most = most_kib.clone();
+        let watching = tokio::task::spawn_local(async move {
+            while let Ok(now) = rss_kib(pid) {
+                most.set(most.get().max(now));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        Ok(Self { before_kib, most_kib, watching })
+    }
+
+    /// The most it had beside what it had at first.
+    fn most_kib(&self) -> u64 {
+        self.most_kib.get() - self.before_kib
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
 }
 
 const READERS: usize = 8;
