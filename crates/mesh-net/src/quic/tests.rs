@@ -658,35 +658,44 @@ fn equal_seeds_give_equal_traces() {
     assert_ne!(first.1, simulate(6).1);
 }
 
-/// On a network with latency and some loss, a large frame takes its time, and small ones do not
-/// wait for it.
-#[tokio::test(start_paused = true)]
-async fn a_large_bulk_frame_lets_small_ones_pass() {
+/// On a network with latency and some loss, large frames take their time, and small ones do not
+/// wait for them.
+async fn small_ones_pass(large: Lane, tag: u8, frames: usize, bytes: usize, small: Lane) {
     let home = Home::found("ada");
     let other = home.another();
     let net = VirtualNet::new(9, 1);
     let (a, _) = bind_virtual(&home, &net, 1, 1);
     let (b, _) = bind_virtual(&other, &net, 2, 2);
     let link = a.endpoint.dial(b.address, None).await.unwrap().link;
-    // More than the connection's windows: four large frames, and others that wait for their turn.
-    for n in 0..8 {
-        a.endpoint.send(link, Lane::Bulk, body(2, n, 2 << 20)).unwrap();
+    for n in 0..frames {
+        a.endpoint.send(link, large, body(tag, n, bytes)).unwrap();
     }
     let mut sent = Vec::new();
     for n in 0..100 {
         tokio::time::sleep(Duration::from_millis(3)).await;
         sent.push(Instant::now());
-        a.endpoint.send(link, Lane::Control, body(0, n, 50)).unwrap();
+        a.endpoint.send(link, small, body(0, n, 50)).unwrap();
     }
-    b.log.frames(108).await;
+    b.log.frames(frames + 100).await;
     let rows = b.log.rows.lock().unwrap();
     let arrived =
         |of: Lane| rows.frames.iter().filter(move |(lane, ..)| *lane == of).map(|(_, _, at)| at.unwrap());
-    let took: Vec<_> = arrived(Lane::Control).zip(&sent).map(|(at, sent)| at - *sent).collect();
+    let took: Vec<_> = arrived(small).zip(&sent).map(|(at, sent)| at - *sent).collect();
     let worst = took.iter().max().unwrap();
-    let last_bulk = arrived(Lane::Bulk).max().unwrap();
-    println!("worst small frame {worst:?}, 16 MiB {:?}", last_bulk - sent[0]);
-    assert!(*worst < Duration::from_millis(50) && last_bulk > sent[99]);
+    let last_large = arrived(large).max().unwrap();
+    println!("worst small frame {worst:?}, {} bytes {:?}", frames * bytes, last_large - sent[0]);
+    assert!(*worst < Duration::from_millis(50) && last_large > sent[99]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_bulk_frame_lets_small_ones_pass() {
+    // More than the connection's windows: four large frames, and others that wait for their turn.
+    small_ones_pass(Lane::Bulk, 2, 8, 2 << 20, Lane::Control).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_lets_calls_pass() {
+    small_ones_pass(Lane::Replication, 1, 256, 64 << 10, Lane::Session(0)).await;
 }
 
 /// A node that is killed and comes back at its address with its keys is noticed by the first packet
