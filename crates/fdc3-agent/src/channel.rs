@@ -9,12 +9,12 @@ mod broadcast;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mesh_model::{Command, Json, Lifetime, Permissions, Text};
+use mesh_model::{Command, Json, Lifetime, Permissions, Reason, Text};
 use proto_dacp::{Fault, Object, Request};
 
 use crate::document::{self, Document, Slot};
 use crate::private::{self, Private};
-use crate::{Agent, Asker, Pending};
+use crate::{Agent, Asker, Output, Pending};
 
 /// How the shared contexts of io.Connect's channels are named.
 pub(crate) const CHANNEL: &str = "___channel___";
@@ -282,7 +282,8 @@ impl Agent {
     }
 
     /// The node has not created the shared context of a channel.
-    pub(crate) fn channel_refused(&mut self, name: &Text) {
+    pub(crate) fn channel_refused(&mut self, name: &Text, reason: &Reason) {
+        self.outputs.push_back(Output::LimitReached(format!("a channel was not made: {reason}")));
         let of =
             |channel: &Channel| channel.shared().is_some_and(|shared| shared.asked && shared.name == *name);
         let found = self.channels.by_id.iter().find(|(_, channel)| of(channel)).map(|(id, _)| id.clone());
@@ -388,6 +389,7 @@ impl Agent {
             return self.answer(&asker, Err(Fault::AccessDenied));
         }
         if !self.add_app_channel(id) {
+            self.tell_if_full();
             return self.answer(&asker, Err(Fault::CreationFailed));
         }
         let request = Request::GetOrCreateChannel { channel: id.clone() };
@@ -397,13 +399,25 @@ impl Agent {
         }
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.channels.by_id.len() >= self.settings.limits.channels_max
+    }
+
+    /// Says why there are no more channels, if that is because there are too many.
+    pub(crate) fn tell_if_full(&mut self) {
+        if self.is_full() {
+            let max = self.settings.limits.channels_max;
+            let why = format!("a channel was not made: limit fdc3 channels_max ({max}) is reached");
+            self.outputs.push_back(Output::LimitReached(why));
+        }
+    }
+
     /// Makes an app channel, unless there is a channel of that id. Returns whether there is one now.
     pub(crate) fn add_app_channel(&mut self, id: &Text) -> bool {
         if self.channels.by_id.contains_key(id) {
             return true;
         }
-        let full = self.channels.by_id.len() >= self.settings.limits.channels_max;
-        if id.is_empty() || full || is_reserved(id) {
+        if id.is_empty() || self.is_full() || is_reserved(id) {
             return false;
         }
         let shared = Shared { name: id.clone(), ..Shared::default() };
@@ -416,7 +430,7 @@ impl Agent {
         let Some(app) = self.apps.get_mut(instance) else { return };
         let modern = app.profile.modern;
         app.channel.clone_from(&channel);
-        self.outputs.push_back(crate::Output::Changed);
+        self.outputs.push_back(Output::Changed);
         // Clients of 2.2.0 read the channel again when they are told, and after joining by themselves: their own
         // join must not be told.
         if by_itself && !modern {

@@ -197,6 +197,8 @@ pub enum Output {
         /// Whether somebody was told so: a request, and no broadcast.
         is_request: bool,
     },
+    /// A limit is reached: a sentence that names it, as what apps are told does not.
+    LimitReached(String),
     /// What [`Agent::apps`] or [`Agent::instances`] tell has changed.
     Changed,
 }

@@ -176,11 +176,11 @@ impl Agent {
                     self.done(pending);
                 }
             }
-            Event::Refused { request, .. } => {
-                if let Some((_, pending)) = self.pending(&request) {
-                    self.refused(pending);
-                }
-            }
+            Event::Refused { request, reason } => match self.pending(&request) {
+                Some((_, Pending::Channel { name })) => self.channel_refused(&name, &reason),
+                Some((_, pending)) => self.refused(pending),
+                None => {}
+            },
             Event::InstanceAdded { instance, identity, local } => {
                 self.server_added(instance, &identity, local)
             }
@@ -255,7 +255,6 @@ impl Agent {
             Pending::Broadcast { asker, event } => self.not_cast(&asker, &event),
             Pending::Cast { event, .. } => self.channels.cast(&event),
             Pending::Reply(asker) => self.answer(&asker, Err(Fault::AccessDenied)),
-            Pending::Channel { name } => self.channel_refused(&name),
             Pending::Desk => self.desk.refused = true,
             Pending::Context(name) => {
                 // It was destroyed meanwhile.

@@ -101,7 +101,8 @@ impl Private {
 
 impl Agent {
     pub(crate) fn create_private(&mut self, asker: &Asker) {
-        if self.channels.by_id.len() >= self.settings.limits.channels_max {
+        if self.is_full() {
+            self.tell_if_full();
             return self.answer(asker, Err(Fault::CreationFailed));
         }
         let id: Text = format!("{PREFIX}{}", self.ids.uuid()).into();

@@ -29,6 +29,7 @@ struct World {
     agents: Vec<Agent>,
     frames: BTreeMap<Handle, VecDeque<Json>>,
     launched: Vec<(usize, Text, Text)>,
+    limits: Vec<String>,
     links: VecDeque<(usize, LinkId, LinkMessage)>,
     cut: bool,
     /// The latest link between the two nodes.
@@ -52,6 +53,7 @@ impl World {
             agents: Vec::new(),
             frames: BTreeMap::new(),
             launched: Vec::new(),
+            limits: Vec::new(),
             links: VecDeque::new(),
             cut: false,
             link: LinkId(0),
@@ -132,6 +134,7 @@ impl World {
                         Output::CloseSession(session) => {
                             self.nodes[at].handle(Input::SessionClosed { session, heard: None }, clock);
                         }
+                        Output::LimitReached(why) => self.limits.push(why),
                         Output::Launch { instance, secret, .. } => self.launched.push((at, instance, secret)),
                         _ => {}
                     }
@@ -364,6 +367,28 @@ fn a_raiser_hears_of_a_handler_that_is_gone() {
         let result = world.payload(raiser, "raiseIntentResultResponse").unwrap();
         assert_eq!(error(&result).as_deref(), Some("IntentHandlerRejected"));
     }
+}
+
+#[test]
+fn who_makes_too_many_channels_is_refused_and_the_limit_is_named() {
+    // The desk is subscribed to the eight user channels.
+    let limits = mesh_model::Limits { contexts_per_session_max: 10, ..mesh_model::Limits::default() };
+    let mut world = World::limited(1, 1, limits);
+    let app = world.app(0, "one").0;
+    let make = |world: &mut World, id: &str| {
+        error(&world.ask(app, "getOrCreateChannel", &format!(r#"{{"channelId":"{id}"}}"#)))
+    };
+    let made = (0..20).take_while(|number| make(&mut world, &format!("c{number}")).is_none()).count();
+    assert!(made < 20, "no limit");
+    assert!(world.limits[0].contains("limit contexts_per_session_max (10) is reached"), "{:?}", world.limits);
+    world.agents[0].settings.limits.channels_max = world.agents[0].channels.by_id.len();
+    assert_eq!(make(&mut world, "more").as_deref(), Some("CreationFailed"));
+    let private = world.ask(app, "createPrivateChannel", "{}");
+    assert_eq!(error(&private).as_deref(), Some("CreationFailed"));
+    for why in &world.limits[1..] {
+        assert!(why.contains("limit fdc3 channels_max"), "{why}");
+    }
+    assert_eq!(world.limits.len(), 3);
 }
 
 #[test]

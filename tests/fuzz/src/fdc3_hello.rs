@@ -307,7 +307,11 @@ impl World {
                     self.agent.launched(&instance, false, now);
                 }
             }
-            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) | Output::Kept { .. } => {}
+            Output::CloseWindow(_)
+            | Output::LimitReached(_)
+            | Output::Changed
+            | Output::Bridge(_)
+            | Output::Kept { .. } => {}
         }
     }
 

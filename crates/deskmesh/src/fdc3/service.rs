@@ -54,6 +54,8 @@ pub(crate) struct Desktop {
     /// When the agent's next timer is due; its task is woken when that is sooner than it knew.
     timer_at: AtomicU64,
     timer_wake: Notify,
+    /// From when on it is said again that a limit is reached.
+    limit_told_from: AtomicU64,
     /// The bridge, while this agent takes part in one.
     bridge: Mutex<Option<BridgeHandle>>,
     itself: Weak<Self>,
@@ -150,6 +152,7 @@ impl Fdc3 {
             websocket_url,
             timer_at: AtomicU64::new(u64::MAX),
             timer_wake: Notify::new(),
+            limit_told_from: AtomicU64::new(0),
             bridge: Mutex::default(),
             itself: itself.clone(),
         });
@@ -361,8 +364,21 @@ impl Desktop {
                     ),
                 },
                 Output::CloseWindow(instance) => self.launchers.close_window(&instance),
+                Output::LimitReached(why) => self.tell_of_limit(&why),
                 Output::Changed => *changed = true,
             }
+        }
+    }
+
+    /// Says that a limit is reached, though not again and again.
+    fn tell_of_limit(&self, why: &str) {
+        /// How often it is said.
+        const EVERY_MS: u64 = 60_000;
+        let now = self.now().ms;
+        let next = self.limit_told_from.load(Ordering::Relaxed);
+        if now >= next {
+            self.limit_told_from.store(now + EVERY_MS, Ordering::Relaxed);
+            tracing::warn!(user = %self.user, "{why}");
         }
     }
 

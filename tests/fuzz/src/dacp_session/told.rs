@@ -82,7 +82,11 @@ impl World {
                 self.secrets.insert(secret.clone(), instance.clone());
                 self.desks[desk].launches.push((instance, secret));
             }
-            Output::CloseWindow(_) | Output::Changed | Output::Bridge(_) | Output::Kept { .. } => {}
+            Output::CloseWindow(_)
+            | Output::LimitReached(_)
+            | Output::Changed
+            | Output::Bridge(_)
+            | Output::Kept { .. } => {}
         }
     }
 
