@@ -591,6 +591,11 @@ impl Node {
         }
     }
 
+    /// Returns whether a call that went over a link may still be on its way there.
+    pub(crate) fn any_on_its_way(&self, link: LinkId) -> bool {
+        self.calls.values().any(|call| call.link == link && !call.accepted)
+    }
+
     /// There is a new link to a node: asks it what became of the calls that wait.
     pub(crate) fn attach_calls(&mut self, node: NodeId, link: LinkId) {
         let Some(Origin { incarnation, .. }) = self.origin_of(link) else { return };

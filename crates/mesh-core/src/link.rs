@@ -7,6 +7,7 @@
 //! heard; providers are told that its subscribers are gone, and subscriptions to it are kept until it is back
 //! or `gone_ms` have passed.
 
+mod drain;
 mod liveness;
 mod opening;
 mod relay;
@@ -18,6 +19,7 @@ use std::collections::{BTreeSet, VecDeque};
 use mesh_model::link::{LinkMessage, WireEntry, reject};
 use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionVector};
 
+use self::drain::Drain;
 use self::relay::Via;
 use crate::Output;
 use crate::best::Distance;
@@ -33,6 +35,8 @@ pub(crate) struct Link {
     dialled: bool,
     /// How a relayed link gets there.
     via: Option<Via>,
+    /// Since another link serves in its place, and it only brings what was on its way.
+    drains: Option<Drain>,
     /// To whom the other end has direct links, as it says, and what it was told of this end's.
     neighbours: BTreeSet<NodeId>,
     told: BTreeSet<NodeId>,
@@ -108,6 +112,9 @@ impl Link {
 impl Node {
     fn message(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
         let Some(known) = self.links.get_mut(&link) else { return };
+        if known.drains.is_some() && !drain::is_awaited(&message, &self.subscriptions) {
+            return;
+        }
         // Sessions' traffic keeps its order: what comes behind a held message waits with it. Before the
         // first batch its senders are not shown here, and nothing of theirs may come before they are.
         if message.is_session_traffic() {
@@ -137,7 +144,9 @@ impl Node {
                 let rtt_us = self.now.tick.0.saturating_sub(sent);
                 known.rtt_us = Some(rtt_us);
                 known.distance = known.distance.after(rtt_us);
-                self.settle_claims(peer, Some(count));
+                if self.link_to(peer) == Some(link) {
+                    self.settle_claims(peer, Some(count));
+                }
             }
             LinkMessage::Goaway { reason } => {
                 self.close_link(link, 0, &reason);
@@ -171,7 +180,10 @@ impl Node {
                 self.relay(link, node, channel, lane, carried);
             }
             LinkMessage::Relayed { node, channel, carried } => self.relayed(link, node, channel, carried),
-            LinkMessage::Attach { calls } => self.calls_asked_for(link, &calls),
+            LinkMessage::Attach { calls } => {
+                self.calls_asked_for(link, &calls);
+                self.other_end_drained(peer);
+            }
             LinkMessage::CallState { known, unseen, forgotten } => {
                 self.calls_told_of(link, peer, &known, &unseen, &forgotten);
             }

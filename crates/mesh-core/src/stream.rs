@@ -666,7 +666,8 @@ impl Node {
 
     /// The link to a node is new: what apps here had subscribed to over there is asked for again.
     pub(crate) fn subscribe_again(&mut self, node: NodeId, link: LinkId) {
-        let held = self.subscriptions.iter().filter(|(_, s)| s.node == node && s.request.is_none());
+        // One that was asked for over a link that drains is not answered there any more.
+        let held = self.subscriptions.iter().filter(|(_, s)| s.node == node && s.link != link);
         let held: Vec<CallId> = held.map(|(id, _)| *id).collect();
         for id in held {
             self.ask_again(id, link);

@@ -5,6 +5,7 @@
 
 mod best;
 mod calls;
+mod drain;
 mod exhaustive;
 mod found;
 mod limits;

@@ -433,8 +433,11 @@ impl World {
                         self.wrong(app, &format!("call {call} got the answer of another"));
                     }
                 }
-                if matches!(outcome, Outcome::Failed(CallFailure::UnknownOutcome { .. })) {
-                    self.unknown_outcome(app, call);
+                if let Outcome::Failed(
+                    CallFailure::UnknownOutcome { .. } | CallFailure::NotDelivered { .. },
+                ) = outcome
+                {
+                    self.lost_call(app, call, outcome.word());
                 }
                 let word = match outcome {
                     // The callee's node said so, or this one did: certainly not run.
@@ -449,12 +452,14 @@ impl World {
     }
 
     /// Where a link is only replaced by another, its calls end as well as they would without.
-    fn unknown_outcome(&mut self, app: usize, call: usize) {
+    fn lost_call(&mut self, app: usize, call: usize, word: &str) {
         let options = &self.options;
         let gave_up = self.apps[app].pending.values().any(|open| matches!(open, Pending::Leave { .. }));
         let cut = options.cuts || options.one_way;
-        if !cut && !options.crashing() && !options.stalls && !gave_up {
-            self.wrong(app, &format!("call {call} has an unknown outcome, and nothing was cut"));
+        // A call that came before what its caller's node wrote of it may not be delivered, either.
+        let too_early = word == "not_delivered" && !options.late_link;
+        if !cut && !options.crashing() && !options.stalls && !gave_up && !too_early {
+            self.wrong(app, &format!("call {call} ended as {word}, and nothing was cut"));
         }
     }
 

@@ -86,7 +86,8 @@ impl World {
         }
         let wait = self.rng.range(100_000, 900_000);
         self.after(wait, Happening::Dial { from, to });
-        if self.options.missing_link && self.pair(from, to) == (0, 1) {
+        let late = self.options.late_link && self.now < self.options.active_ms * 500;
+        if (self.options.missing_link || late) && self.pair(from, to) == (0, 1) {
             return;
         }
         let blocked = self.blocked.get(&self.pair(from, to)).is_some_and(|until| *until > self.now);

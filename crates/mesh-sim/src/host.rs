@@ -121,6 +121,8 @@ impl World {
             },
             timing: Timing {
                 gone_ms: 5_000,
+                // Where a call that is not delivered is a fault, none is let through too early to be known.
+                hold_ms: if self.options.late_link { 3_000 } else { Timing::default().hold_ms },
                 ended_call_ms: 5_000,
                 digest_ms: if self.options.tombstones { 1_000 } else { 2_000 },
                 tombstone_ms: if self.options.tombstones { 3_000 } else { 3_600_000 },

@@ -23,6 +23,8 @@ pub struct Options {
     pub double_dials: bool,
     /// Whether two of three or more nodes never have a link.
     pub missing_link: bool,
+    /// Whether two of three or more nodes have no link until half of the run is over.
+    pub late_link: bool,
     /// Whether nodes relay for each other.
     pub relay: bool,
     /// Whether tombstones are dropped while the run lasts.
@@ -68,6 +70,7 @@ impl Options {
             stalls: faults && rng.chance(35),
             double_dials: rng.chance(50),
             missing_link: nodes > 2 && rng.chance(15),
+            late_link: nodes > 2 && Rng::new(seed ^ 0x1a7e).chance(15),
             relay,
             tombstones: rng.chance(40),
             clocks: faults && more.chance(25),
@@ -92,6 +95,10 @@ impl Options {
             "missing_link" => {
                 self.nodes = if on { self.nodes.max(3) } else { self.nodes };
                 &mut self.missing_link
+            }
+            "late_link" => {
+                self.nodes = if on { self.nodes.max(3) } else { self.nodes };
+                &mut self.late_link
             }
             "relay" => &mut self.relay,
             "tombstones" => &mut self.tombstones,
@@ -120,6 +127,7 @@ impl Options {
             || self.crashes
             || self.stalls
             || self.double_dials
+            || self.late_link
             || self.one_way
             || self.batch_crashes
             || self.leaves

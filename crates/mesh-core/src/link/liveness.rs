@@ -68,6 +68,7 @@ impl Node {
                 }
             }
         }
+        self.settle_drains();
         self.dial_relayed();
         let waited = |node: &RemoteNode| node.calls_wait_until.is_some_and(|until| now >= until);
         let waited: Vec<NodeId> =

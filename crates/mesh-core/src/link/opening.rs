@@ -28,6 +28,7 @@ impl Node {
             peer: peer.node,
             dialled: peer.dialled,
             via,
+            drains: None,
             neighbours: BTreeSet::new(),
             told: BTreeSet::new(),
             incarnation: Incarnation(0),
@@ -218,6 +219,9 @@ impl Node {
                 self.reject_link(other, reject::DUPLICATE, SERVES);
                 continue;
             }
+            if self.drains_beside(other, link, incarnation) {
+                continue;
+            }
             if self.link_to(peer) == Some(other) {
                 self.hand_over(other, incarnation);
             }
@@ -293,7 +297,9 @@ impl Node {
         self.emit(Output::Link { link, lane: Lane::Control, message });
         // So that its distance is known when its applications are shown.
         self.ping(link);
-        self.attach_calls(peer, link);
+        if self.draining(peer).is_none() {
+            self.attach_calls(peer, link);
+        }
         self.end_interests_of_node(peer);
         self.subscribe_again(peer, link);
         self.links_changed = true;
@@ -329,6 +335,9 @@ impl Node {
             self.notice(Notice::LinkRefused { node: peer, reason: reason.clone() });
         }
         let served = self.link_to(peer) == Some(link);
+        if served && let Some(draining) = self.draining(peer) {
+            self.close_link(draining, 0, reason);
+        }
         let mut claims =
             self.links.values().filter(|link| link.peer == peer).filter_map(|link| link.claim.as_ref());
         if served && claims.any(|claim| claim.incarnation == incarnation) {
@@ -338,6 +347,7 @@ impl Node {
         }
         if let Some(ended) = self.links.remove(&link) {
             self.relay_after(&ended);
+            self.drain_ended(&ended);
         }
         self.links_changed = true;
         self.end_links_over(link, |_| true);

@@ -20,7 +20,7 @@
 //!   when their direct link broke, so that calls find the new one in time, else after `relay_ms`, which
 //!   leaves a direct dial its chance.
 //! * **Until.** A direct link does not wait for a relayed one. When it is up it serves, and the relayed
-//!   one ends; calls go on, since over the new link both sides ask what became of them.
+//!   one [drains](super::drain).
 //!
 //! The node between is believed when it names the sender: all links are between nodes of one owner, and
 //! it could write anything into the common state as well. It names the node at the other end of the link
@@ -305,8 +305,8 @@ impl Link {
         self.via.map(|via| via.channel)
     }
 
-    /// Returns whether the other side has opened the domain.
+    /// Returns whether the other side has opened the domain, and batches or their like go over this link.
     pub(super) fn is_open(&self) -> bool {
-        self.vector.is_some() || self.via.is_some_and(|via| via.awaits.is_some())
+        self.drains.is_none() && (self.vector.is_some() || self.via.is_some_and(|via| via.awaits.is_some()))
     }
 }

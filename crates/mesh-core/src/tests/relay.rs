@@ -7,15 +7,15 @@ use super::mesh::{App, Mesh, json, settings};
 use crate::{Input, Node, Output};
 
 /// Nodes 0 and 1 have no link, node 2 has one to each; an app on 0 and one on 1, which offers method 1.
-struct Triangle {
-    mesh: Mesh,
-    near: App,
-    far: App,
-    far_instance: Text,
+pub(super) struct Triangle {
+    pub(super) mesh: Mesh,
+    pub(super) near: App,
+    pub(super) far: App,
+    pub(super) far_instance: Text,
 }
 
 impl Triangle {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_| true)
     }
 
@@ -40,31 +40,31 @@ impl Triangle {
         })
     }
 
-    fn by_way_of(&self) -> Option<Text> {
+    pub(super) fn by_way_of(&self) -> Option<Text> {
         let peer = self.mesh.nodes[1].settings.node;
         let peers = self.mesh.nodes[0].peers();
         peers.into_iter().find(|known| known.node == peer).and_then(|known| known.by_way_of)
     }
 
-    fn ends(&mut self) -> Vec<&'static str> {
+    pub(super) fn ends(&mut self) -> Vec<&'static str> {
         self.mesh.take(self.near, |event| match event {
             Event::CallEnded { outcome, .. } => Some(outcome.word()),
             _ => None,
         })
     }
 
-    fn runs(&mut self) -> Vec<u64> {
+    pub(super) fn runs(&mut self) -> Vec<u64> {
         self.mesh.take(self.far, |event| match event {
             Event::Invoke { invocation, .. } => Some(*invocation),
             _ => None,
         })
     }
 
-    fn call(&mut self) {
+    pub(super) fn call(&mut self) {
         self.mesh.call(self.near, &self.far_instance.clone(), "1");
     }
 
-    fn answer(&mut self, invocation: u64) {
+    pub(super) fn answer(&mut self, invocation: u64) {
         self.mesh.send(self.far, Command::Yield { invocation, result: Some(json("7")) });
     }
 
