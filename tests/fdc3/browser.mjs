@@ -62,6 +62,7 @@ const DIRECTORY = [
   record('plain', 'Plain Tab', 'plain'),
   record('seeded', 'Seeded Tab', 'seeded'),
   record('forbids', 'Forbids Frames', 'forbids'),
+  { ...record('enclosed', 'Enclosed'), details: { url: `${appUrl('app', 'enclosed')}&policy` } },
   record('isolated', 'Isolated', 'isolated'),
   record('pretender', 'Pretender', 'pretender'),
 ];
@@ -72,10 +73,9 @@ if (flags['write-directory']) {
 }
 
 const MIME = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8' };
-const HEADERS = {
-  '/forbids.html': { 'content-security-policy': `script-src 'self' ${flags.node}; frame-src 'self'` },
-  '/isolated.html': { 'cross-origin-opener-policy': 'same-origin' },
-};
+const NO_FRAMES = { 'content-security-policy': `script-src 'self' ${flags.node}; frame-src 'self'` };
+const ISOLATED = { 'cross-origin-opener-policy': 'same-origin' };
+const HEADERS = { '/forbids.html': NO_FRAMES, '/isolated.html': ISOLATED };
 
 async function serveApps() {
   const bundle = await build({
@@ -86,10 +86,11 @@ async function serveApps() {
   // As of an app that carries a copy of the module.
   const agentModule = await (await fetch(`${flags.node}/fdc3/agent.js`)).text();
   const server = createServer((request, response) => {
-    const { pathname } = new URL(request.url, APPS);
+    const { pathname, searchParams } = new URL(request.url, APPS);
+    const asked = { ...(searchParams.has('policy') ? NO_FRAMES : {}), ...(searchParams.has('isolated') ? ISOLATED : {}) };
     try {
       const body = pathname === '/library.js' ? library : pathname === '/fdc3/agent.js' ? agentModule : readFileSync(join(PAGES, pathname));
-      response.writeHead(200, { 'content-type': MIME[extname(pathname)], ...HEADERS[pathname] }).end(body);
+      response.writeHead(200, { 'content-type': MIME[extname(pathname)], ...HEADERS[pathname], ...asked }).end(body);
     } catch {
       response.writeHead(404).end();
     }
@@ -536,6 +537,23 @@ const checks = {
     await desk.logged(/^FDC3: .*frame-src/);
   },
 
+  async 'a page prepared by preload whose policy forbids frames says so'(desk) {
+    const app = await desk.visit(`${appUrl('seeded', 'seeded')}&node=${flags.node}&policy`);
+    assert.ok((await outcome(app)).error);
+    await desk.logged(/^FDC3: no desktop agent.*frame-src/);
+  },
+
+  async 'an app of the launcher whose policy forbids frames is explained there'(desk) {
+    const launcher = await desk.launcher();
+    await launcher.locator('.app[data-app-id=enclosed]').first().click();
+    await launcher.locator('.notice', { hasText: 'frame-src' }).waitFor();
+  },
+
+  async 'a page that is cut off from other windows connects by failover'(desk) {
+    const app = await desk.visit(`${appUrl('plain', 'plain')}&node=${flags.node}&isolated`);
+    assert.equal((await outcome(app)).appId, 'plain');
+  },
+
   async 'a failover to a node that is not there says so'(desk) {
     const app = await desk.visit(`${appUrl('plain', 'plain')}&module=${APPS}&node=http://127.0.0.1:9`);
     assert.deepEqual(await outcome(app), { error: 'AgentNotFound' });
@@ -579,7 +597,11 @@ const checks = {
       for (const [site, reason] of [[https, /^FDC3: no desktop agent.*loopback-network/], [http, /^FDC3: no desktop agent.*HTTPS/]]) {
         const app = await desk.visit(`${site}/plain.html?module=${site}&node=${flags.node}`);
         assert.deepEqual(await outcome(app), { error: 'AgentNotFound' });
-        await until(() => desk.logs.find(({ text, page }) => page === app.url() && reason.test(text)), `${reason} in the console`);
+        const told = page => until(() => desk.logs.find(({ text, page: of }) => of === page.url() && reason.test(text)), `${reason} in the console`);
+        await told(app);
+        const seeded = await desk.visit(`${site}/seeded.html?module=${site}&node=${flags.node}`);
+        assert.ok((await outcome(seeded)).error);
+        await told(seeded);
       }
     } finally {
       await browser.close();

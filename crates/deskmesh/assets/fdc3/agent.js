@@ -44,6 +44,7 @@ export function failoverTo(node) {
 export function preload({ node = new URL(import.meta.url).origin, identityUrl = location.href, evenIfOpened = false, getAgent = null } = {}) {
   if (getAgent) return getAgent({ identityUrl, failover: failoverTo(node) });
   if (!evenIfOpened && (window.opener || window.parent !== window)) return false;
+  tellOfRefusals(new URL(node).origin);
   // The library keeps details per window name and gives a nameless window a name itself.
   window.name ||= `fdc3-${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
   const key = `fdc3-desktop-agent-details-${window.name}`;
@@ -54,6 +55,20 @@ export function preload({ node = new URL(import.meta.url).origin, identityUrl = 
     appId: 'unknown', instanceId: 'unknown', instanceUuid: 'unknown' };
   sessionStorage.setItem(key, JSON.stringify(stored));
   return true;
+}
+
+/** Says in the console what keeps the library of a page from embedding the adaptor: the library itself only says AgentNotFound. */
+function tellOfRefusals(node) {
+  document.addEventListener('securitypolicyviolation', event => {
+    if (event.blockedURI.startsWith(node)) console.error(`FDC3: no desktop agent, because ${forbidden(node, event)}`);
+  });
+  permission().then(async permitted => {
+    if (permitted && (permitted.state === 'denied' || !isSecureContext)) console.error(`FDC3: no desktop agent, because ${await explain(node)}`);
+  });
+}
+
+function forbidden(node, violation) {
+  return `this page's Content-Security-Policy forbids it to embed ${node}. Add ${node} to its ${violation.effectiveDirective} directive.`;
 }
 
 function readDetails(key) {
@@ -94,7 +109,7 @@ function refusalOf(frame, node) {
     };
     const violated = event => {
       if (!event.blockedURI.startsWith(node)) return;
-      settle(`this page's Content-Security-Policy forbids it to embed ${node}. Add ${node} to its ${event.effectiveDirective} directive.`);
+      settle(forbidden(node, event));
     };
     let timer = setTimeout(() => explain(node).then(settle), TIMEOUT_MS);
     permission().then(permitted => {
