@@ -307,6 +307,7 @@ pub(super) fn heal(seed: u64, scale: Scale) -> Outcome {
     let (left, right): (Vec<usize>, Vec<usize>) = ((0..half).collect(), (half..hosts).collect());
     mesh.part(&left, &right);
     mesh.wait_ms(3_000);
+    mesh.bytes.clear();
     for change in 0..changes {
         mesh.set(apps[0], "c", &format!("left-{change}"), change);
         mesh.set(apps[half], "c", &format!("right-{change}"), change);
@@ -315,6 +316,9 @@ pub(super) fn heal(seed: u64, scale: Scale) -> Outcome {
     }
     mesh.wait_ms(1_000);
     let before = batches(&mesh);
+    let writers = [0, half];
+    let own = mesh.bytes.iter().filter(|((from, ..), _)| writers.contains(from));
+    let own: u64 = own.filter(|((.., kind), _)| *kind == Use::Replication).map(|(_, bytes)| bytes).sum();
     mesh.heal();
     let equal = settled(&mut mesh, 10_000)?;
     mesh.wait_ms(3_000);
@@ -337,6 +341,7 @@ pub(super) fn heal(seed: u64, scale: Scale) -> Outcome {
     Ok(vec![
         sum("changes on each side", changes),
         least("nodes in a domain", hosts as u64),
+        most("% of what the writers sent was sent in all while they wrote", before * 100 / own.max(1)),
         most("ms until equal", equal),
         most("% of the bytes that were missing were sent", sent * 100 / missing.max(1)),
     ])
