@@ -299,25 +299,33 @@ impl Replica {
 
     /// Returns entries that a vector does not cover, oldest write first.
     pub(crate) fn news_for(&self, vector: &VersionVector) -> Vec<WireEntry> {
-        let mut news: Vec<WireEntry> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| !covers(vector, e.stamp.dot))
-            .map(|(k, e)| wire(k, e))
-            .collect();
-        news.sort_by_key(|entry| entry.dot);
-        news
+        self.news_among(self.entries.iter(), vector)
     }
 
     /// Returns entries that arrived after `cursor` and that a vector does not cover, oldest write first.
     pub(crate) fn news_since(&self, cursor: u64, vector: &VersionVector) -> Vec<WireEntry> {
-        let mut news: Vec<WireEntry> = self
-            .arrivals
-            .range(cursor..)
-            .filter_map(|(_, key)| self.entries.get_key_value(key))
-            .filter(|(_, e)| !covers(vector, e.stamp.dot))
-            .map(|(k, e)| wire(k, e))
-            .collect();
+        let arrived = self.arrivals.range(cursor..).filter_map(|(_, key)| self.entries.get_key_value(key));
+        self.news_among(arrived, vector)
+    }
+
+    /// Whole values come with the removals that hide parts of them, though the receiver covers those: it may
+    /// have dropped them while it had nothing that they hid a part of.
+    fn news_among<'a>(
+        &self,
+        entries: impl Iterator<Item = (&'a Bytes, &'a Entry)>,
+        vector: &VersionVector,
+    ) -> Vec<WireEntry> {
+        let mut news = Vec::new();
+        let mut hiding = BTreeMap::new();
+        for (key, entry) in entries.filter(|(_, entry)| !covers(vector, entry.stamp.dot)) {
+            news.push(wire(key, entry));
+            let whole = entry.value.as_ref().is_some_and(|value| value.first() == Some(&b'{'));
+            if whole && key.first() == Some(&b'P') {
+                let below = self.below(key).filter(|(_, e)| e.value.is_none() && covers(vector, e.stamp.dot));
+                hiding.extend(below);
+            }
+        }
+        news.extend(hiding.into_iter().map(|(key, entry)| wire(key, entry)));
         news.sort_by_key(|entry| entry.dot);
         news
     }

@@ -7,6 +7,7 @@ mod best;
 mod calls;
 mod drain;
 mod exhaustive;
+mod forgotten;
 mod found;
 mod limits;
 mod links;
