@@ -19,7 +19,7 @@ use mesh_model::link::Carried;
 use mesh_model::trace::TraceContext;
 use mesh_model::{Event, Lane, LinkId, LinkMessage, LinkPeer, NodeId, SessionId, Text, Tick};
 use mesh_net::clock::Clock;
-use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError, Share};
+use mesh_net::quic::{CloseCode, LinkEvents, MeshEndpoint, SendError, Share, queue_limit};
 use mesh_telemetry::sampling::RatioSampler;
 use mesh_telemetry::{SpanRecord, Telemetry, traceparent};
 use tokio::sync::Notify;
@@ -386,9 +386,8 @@ impl Gateway {
             }
             (SendError::Overloaded(full), message) if share < Share::ALL => {
                 self.dropped.fetch_add(u64::from(is_data(&message)), Ordering::Relaxed);
-                let limit =
-                    if *full == Lane::Bulk { "bulk_queue_bytes_max" } else { "session_queues_bytes_max" };
-                Some(Input::NotSent { link, message, limit: Text::from_static(limit) })
+                let limit = Text::from_static(queue_limit(*full));
+                Some(Input::NotSent { link, message, limit })
             }
             _ => {
                 // The message is lost, and calls must not wait for it: the link starts afresh, and over the next

@@ -48,7 +48,7 @@ use tokio::runtime::Handle;
 pub use self::code::CloseCode;
 pub use self::dial::{DialError, Dialled};
 pub use self::join::{JoinError, join};
-pub use self::lane::Share;
+pub use self::lane::{Share, queue_limit};
 use self::shared::Shared;
 use crate::clock::Clock;
 pub use mesh_identity::PeerIdentity;
@@ -241,10 +241,10 @@ pub enum SendError {
     Closed,
     /// The peer does not take what is sent fast enough. The link of a control or replication frame
     /// is closed; a session or bulk frame is dropped and the link stays.
-    #[error("queue of the {0:?} lane is full")]
+    #[error("queue of the {0:?} lane is full (limit {limit})", limit = queue_limit(*.0))]
     Overloaded(Lane),
     /// The frame is larger than `frame_bytes_max`; it is dropped and the link stays.
-    #[error("frame of {0} bytes is too large")]
+    #[error("frame of {0} bytes is too large (limit frame_bytes_max)")]
     TooLarge(usize),
     /// A link has only [`SESSION_LANES`](mesh_model::SESSION_LANES) session lanes.
     #[error("there is no lane {0:?}")]

@@ -33,7 +33,12 @@ pub(super) async fn accept(shared: Arc<Shared>) {
                     warn!(%source, suppressed, "an address must prove itself: more than {max} handshakes per second (limit handshakes_per_second_max), or too many unfinished ones");
                 }
             }
-            Admission::Refuse => incoming.refuse(),
+            Admission::Refuse(limit) => {
+                incoming.refuse();
+                if let Some(suppressed) = shared.may_warn() {
+                    warn!(%source, suppressed, "a handshake was refused: too many are unfinished (limit {limit})");
+                }
+            }
         }
     }
 }

@@ -14,8 +14,8 @@ pub(super) enum Admission {
     Enter,
     /// Let the sender prove that the address is its own.
     Retry,
-    /// Say no.
-    Refuse,
+    /// Say no, because of this limit.
+    Refuse(&'static str),
 }
 
 /// Counts handshakes, in total and by address.
@@ -47,7 +47,7 @@ impl Gate {
             self.sources.retain(|_, source| source.unfinished > 0 || source.second == second);
         }
         if self.unfinished >= limits.handshakes_max {
-            return Admission::Refuse;
+            return Admission::Refuse("handshakes_max");
         }
         // Addresses are free to invent until they are proved.
         let is_crowded = self.unfinished * 2 >= limits.handshakes_max || self.sources.len() >= SOURCES_MAX;
@@ -63,7 +63,7 @@ impl Gate {
             return Admission::Retry;
         }
         if source.unfinished >= limits.handshakes_per_source_max {
-            return Admission::Refuse;
+            return Admission::Refuse("handshakes_per_source_max");
         }
         source.begun += 1;
         source.unfinished += 1;
@@ -141,7 +141,8 @@ mod tests {
         for second in 0..64 {
             assert_eq!(gate.enter(ip(1), true, &limits, Tick(second * 1_000_000)), Admission::Enter);
         }
-        assert_eq!(gate.enter(ip(1), true, &limits, Tick(0)), Admission::Refuse);
+        let refused = Admission::Refuse("handshakes_per_source_max");
+        assert_eq!(gate.enter(ip(1), true, &limits, Tick(0)), refused);
         for n in 0..64 {
             assert_eq!(gate.enter(ip(100 + n), false, &limits, Tick(0)), Admission::Enter);
         }
@@ -149,7 +150,7 @@ mod tests {
         for n in 0..128 {
             assert_eq!(gate.enter(ip(400 + n), true, &limits, Tick(0)), Admission::Enter);
         }
-        assert_eq!(gate.enter(ip(600), true, &limits, Tick(0)), Admission::Refuse);
+        assert_eq!(gate.enter(ip(600), true, &limits, Tick(0)), Admission::Refuse("handshakes_max"));
         gate.leave(ip(1));
         assert_eq!(gate.enter(ip(1), true, &limits, Tick(0)), Admission::Enter);
     }

@@ -65,6 +65,17 @@ pub(super) fn priority(lane: Lane) -> i32 {
     }
 }
 
+/// Returns the name of the limit that a lane's queue keeps.
+#[must_use]
+pub const fn queue_limit(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Control => "control_queue_bytes_max",
+        Lane::Replication => "replication_queue_bytes_max",
+        Lane::Session(_) => "session_queues_bytes_max",
+        Lane::Bulk => "bulk_queue_bytes_max",
+    }
+}
+
 /// How much of a queue a frame may use, in percent: what has a smaller share is shed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(pub u8);

@@ -104,7 +104,7 @@ impl Link {
             Untaken::Full => {
                 // These lanes carry what the peer cannot do without.
                 if matches!(lane, Lane::Control | Lane::Replication) {
-                    self.close(CloseCode::OVERLOADED, &format!("{lane:?} queue is full"));
+                    self.close(CloseCode::OVERLOADED, &SendError::Overloaded(lane).to_string());
                 }
                 SendError::Overloaded(lane)
             }
@@ -144,7 +144,7 @@ pub(super) fn open(
 ) -> Result<LinkId, SendError> {
     let is_dialled = first_stream.is_some();
     let Some(link) = shared.add_link(|id| Link::new(id, connection.clone(), lanes, shared)) else {
-        connection.close(CloseCode::OVERLOADED.into(), b"too many links");
+        connection.close(CloseCode::OVERLOADED.into(), b"too many links (limit links_max)");
         return Err(SendError::Overloaded(Lane::Control));
     };
     let id = link.id;

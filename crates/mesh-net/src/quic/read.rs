@@ -75,7 +75,10 @@ impl Reader<'_> {
         };
         assembler.push(chunk, hand_on).map_err(|FrameTooLarge(bytes)| Fault {
             code: CloseCode::FRAME_TOO_LARGE,
-            reason: format!("frame of {bytes} bytes is over the limit of {}", link.frame_bytes_max),
+            reason: format!(
+                "frame of {bytes} bytes is over the limit frame_bytes_max of {}",
+                link.frame_bytes_max
+            ),
         })?;
         if lane == Lane::Bulk { self.account() } else { Ok(()) }
     }
@@ -89,7 +92,11 @@ impl Reader<'_> {
         sum.fetch_add(held, Ordering::Relaxed);
         self.held = held;
         if others + held > self.link.bulk_unfinished_bytes_max {
-            let reason = "too many unfinished bulk frames".to_owned();
+            let reason = format!(
+                "unfinished bulk frames of {} bytes (limit bulk_unfinished_bytes_max of {})",
+                others + held,
+                self.link.bulk_unfinished_bytes_max
+            );
             return Err(Fault { code: CloseCode::OVERLOADED, reason });
         }
         Ok(())

@@ -498,7 +498,7 @@ async fn a_frame_that_is_too_large_closes_its_link() {
         b.endpoint.send(link_b, lane, body(0, 0, 1_000)).unwrap();
         a.log.frames(1).await;
         b.endpoint.send(link_b, lane, body(0, 0, 1_001)).unwrap();
-        let reason = "frame of 1001 bytes is over the limit of 1000";
+        let reason = "frame of 1001 bytes is over the limit frame_bytes_max of 1000";
         assert_eq!(a.log.closed().await, format!("closed here: {reason}"));
         assert_eq!(b.log.closed().await, format!("closed by peer: {reason}"));
     }
@@ -557,7 +557,10 @@ async fn a_peer_that_does_not_read_is_given_up() {
     a.endpoint.send(link, Lane::Control, body(0, 0, 10)).unwrap();
     assert!(a.log.rows.lock().unwrap().closed.is_empty());
     assert_eq!(fill(Lane::Replication), SendError::Overloaded(Lane::Replication));
-    assert_eq!(a.log.closed().await, "closed here: Replication queue is full");
+    assert_eq!(
+        a.log.closed().await,
+        "closed here: queue of the Replication lane is full (limit replication_queue_bytes_max)"
+    );
     drop(connection);
 }
 
@@ -569,7 +572,7 @@ async fn links_are_bounded() {
     b.endpoint.dial(a.address, None).await.unwrap();
     // The bound is met after the welcome, so the dialler may see either end of it.
     if c.endpoint.dial(a.address, None).await.is_ok() {
-        assert_eq!(c.log.closed().await, "closed by peer: too many links");
+        assert_eq!(c.log.closed().await, "closed by peer: too many links (limit links_max)");
     }
     assert_eq!(a.log.rows.lock().unwrap().opened.len(), 1);
 }
