@@ -291,6 +291,9 @@ impl Node {
                 return self.refuse(session, request, reason);
             }
         }
+        if let Err(reason) = self.count_change(session) {
+            return self.refuse(session, request, reason);
+        }
         let Some(own) = self.sessions.get(&session) else { return };
         if name.len() > NAME_BYTES_MAX {
             let reason = Reason::NameTooLong { what: "context name", max: NAME_BYTES_MAX as u64 };
@@ -534,6 +537,9 @@ impl Node {
     pub(crate) fn update_context(&mut self, session: SessionId, request: Request, id: &Text, delta: Json) {
         if self.phantom(session, id).is_some() {
             return self.done(session, request);
+        }
+        if let Err(reason) = self.count_change(session) {
+            return self.refuse(session, request, reason);
         }
         let found = self.find_context(session, id, SharedContext::may_write);
         let (key, mut parsed) = match found.and_then(|key| {

@@ -22,6 +22,9 @@ use crate::returning::{self, Wrote};
 use crate::visibility::{Scope, Visibility};
 use crate::{CloseReason, Output};
 
+/// How much of its rate of changes to contexts a session may use at once.
+const CHANGES_AT_ONCE_MS: u64 = 5_000;
+
 /// An application's attachment to this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
@@ -60,6 +63,8 @@ pub(crate) struct Session {
     pub(crate) wrote: Wrote,
     /// When it last asked for something.
     pub(crate) asked: Tick,
+    /// Up to when it has used its rate of changes to contexts.
+    changes_until: Tick,
     /// Its whole identity, if it came with an instance name of its own.
     fixed_identity: Option<Json>,
 }
@@ -198,6 +203,7 @@ impl Node {
             recognised_by,
             wrote: Wrote::default(),
             asked: self.now.tick,
+            changes_until: self.now.tick,
             fixed_identity,
         };
         self.sessions.insert(session, new);
@@ -245,6 +251,20 @@ impl Node {
         if let Some(left) = left {
             self.departed(left, from);
         }
+    }
+
+    /// Counts a change to a context, unless the session has made too many.
+    pub(crate) fn count_change(&mut self, session: SessionId) -> Result<(), Reason> {
+        let max = self.settings.limits.context_updates_per_second_max;
+        let now = self.now.tick;
+        let Some(own) = self.sessions.get_mut(&session).filter(|_| max > 0) else { return Ok(()) };
+        // Each takes its part of a second, from now on or from where those before it end.
+        let until = Tick(own.changes_until.max(now).0.saturating_add(1_000_000 / max));
+        if until.since(now) > CHANGES_AT_ONCE_MS * 1000 {
+            return Err(Reason::Limit { limit: "context_updates_per_second_max", max });
+        }
+        own.changes_until = until;
+        Ok(())
     }
 
     pub(crate) fn join(

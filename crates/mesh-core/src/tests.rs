@@ -14,6 +14,7 @@ mod links;
 mod merge;
 mod mesh;
 mod node;
+mod rates;
 mod relay;
 mod retirement;
 mod returning;

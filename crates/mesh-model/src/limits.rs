@@ -48,6 +48,9 @@ pub struct Limits {
     pub contexts_per_session_max: usize,
     /// Calls of one session that wait for their end (`calls_per_session_max`).
     pub calls_per_session_max: usize,
+    /// Changes to shared contexts that one session may make per second, 0 for any number
+    /// (`context_updates_per_second_max`).
+    pub context_updates_per_second_max: u64,
     /// Replicated entries of a domain: registrations, context keys and their tombstones
     /// (`domain_entries_max`).
     pub domain_entries_max: usize,
@@ -82,6 +85,7 @@ impl Default for Limits {
             subscriptions_per_session_max: 4_096,
             contexts_per_session_max: 4_096,
             calls_per_session_max: 4_096,
+            context_updates_per_second_max: 0,
             domain_entries_max: 200_000,
             domain_bytes_max: 256 << 20,
             clock_skew_ms_max: 7_200_000,

@@ -41,6 +41,8 @@ enum Kind {
     LogFilter,
     /// A whole number above 0.
     Count,
+    /// The same, or 0 for none.
+    CountOrNone,
     /// A whole number above 0, but not more than this.
     CountTo(u64),
     /// A visibility list.
@@ -101,6 +103,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.subscriptions_per_session_max", kind: Kind::Count },
     Key { path: "limits.contexts_per_session_max", kind: Kind::Count },
     Key { path: "limits.calls_per_session_max", kind: Kind::Count },
+    Key { path: "limits.context_updates_per_second_max", kind: Kind::CountOrNone },
     Key { path: "limits.domain_entries_max", kind: Kind::Count },
     Key { path: "limits.domain_bytes_max", kind: Kind::Count },
     Key { path: "limits.clock_skew_ms_max", kind: Kind::Count },
@@ -156,7 +159,7 @@ impl Key {
     pub(super) fn value_of_text(&self, text: &str) -> Value {
         let text = text.trim();
         match self.kind {
-            Kind::Count | Kind::CountTo(_) => {
+            Kind::Count | Kind::CountOrNone | Kind::CountTo(_) => {
                 text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
             }
             Kind::Switch => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
@@ -203,6 +206,7 @@ impl Key {
             Kind::Ratio => number(&value).filter(|ratio| (0.0..=1.0).contains(ratio)).map(Value::from),
             Kind::LogFilter => text_where(&value, |text| mesh_telemetry::logging::check_filter(text).is_ok()),
             Kind::Count => whole_number(&value).filter(|count| *count > 0).map(Value::from),
+            Kind::CountOrNone => whole_number(&value).map(Value::from),
             Kind::Rules(_) => None,
             Kind::Programs => programs(value.clone()),
             Kind::CountTo(max) => {
@@ -254,6 +258,7 @@ impl Key {
                 "\"error\", \"warn\", \"info\", \"debug\", \"trace\", \"off\", or a filter such as \"info,mesh_net=debug\""
             }
             Kind::Count => "a whole number above 0",
+            Kind::CountOrNone => "a whole number, or 0 for no limit",
             Kind::Rules(list) => list.example(),
             Kind::Programs => {
                 "a table of programs with their arguments, such as { win = [\"/usr/lib/corp/negotiate\", \"--ntlm\"] }"
