@@ -21,6 +21,11 @@ use crate::gateway::Gateway;
 /// Pauses between dials of one target.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// How long a node is missing before it is no longer dialled eagerly: it may be back at any moment.
+const EAGER_FOR: Duration = Duration::from_mins(1);
+const PAUSE_LONGEST_EAGER: Duration = Duration::from_secs(1);
+/// How often an eager dial is begun anew beside the one that is waited for.
+const AGAIN_EVERY: Duration = Duration::from_millis(1_500);
 /// The same for a node that was dialled in vain for a day.
 const PAUSE_LONGEST_SELDOM: Duration = Duration::from_mins(5);
 const SELDOM_AFTER: Duration = Duration::from_hours(24);
@@ -51,6 +56,7 @@ struct Attempt {
     dialling: bool,
     due: Option<Instant>,
     linked_since: Option<Instant>,
+    missing_since: Option<Instant>,
     /// Who answered last at a seed.
     answered: Option<NodeId>,
     /// Where the node was said to be, and how long it was dialled there in vain.
@@ -141,18 +147,21 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
                 if attempt.linked_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
                     attempt.pause = Duration::ZERO;
                     attempt.due = None;
+                    attempt.missing_since = None;
                 }
                 continue;
             }
             attempt.linked_since = None;
+            let is_eager = attempt.missing_since.get_or_insert_with(Instant::now).elapsed() < EAGER_FOR;
             if attempt.dialling || attempt.due.is_some_and(|due| due > Instant::now()) {
                 continue;
             }
             let Some(longest) = attempt.pause_longest() else { continue };
+            let longest = if is_eager { longest.min(PAUSE_LONGEST_EAGER) } else { longest };
             attempt.pause = (attempt.pause * 2).clamp(PAUSE_FIRST, longest);
             attempt.dialling = true;
             let (gateway, target) = (gateway.clone(), target.clone());
-            dials.spawn(async move { (dial(gateway, &target).await, target) });
+            dials.spawn(async move { (dial(gateway, &target, is_eager).await, target) });
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {
@@ -207,7 +216,7 @@ fn all_addresses(gateway: &Gateway, node: NodeId) -> Vec<Text> {
 }
 
 /// Dials all addresses of a target, and returns who answers first.
-async fn dial(gateway: Arc<Gateway>, target: &Target) -> Option<NodeId> {
+async fn dial(gateway: Arc<Gateway>, target: &Target, is_eager: bool) -> Option<NodeId> {
     let (addresses, expected) = match target {
         Target::Seed(seed) => (vec![seed.clone()], None),
         Target::Node(node) => {
@@ -220,14 +229,19 @@ async fn dial(gateway: Arc<Gateway>, target: &Target) -> Option<NodeId> {
         let gateway = gateway.clone();
         tries.spawn(async move {
             tokio::time::sleep(HEAD_START * turn).await;
-            dial_address(gateway, address, expected).await
+            dial_address(gateway, address, expected, is_eager).await
         });
     }
     first(tries).await
 }
 
 /// Dials what an address stands for now: a name may mean another machine than the last time.
-async fn dial_address(gateway: Arc<Gateway>, address: String, expected: Option<NodeId>) -> Option<NodeId> {
+async fn dial_address(
+    gateway: Arc<Gateway>,
+    address: String,
+    expected: Option<NodeId>,
+    is_eager: bool,
+) -> Option<NodeId> {
     let Ok(resolved) = tokio::net::lookup_host(&address).await else {
         tracing::debug!(%address, "the name of a node's address is not known");
         return None;
@@ -237,10 +251,32 @@ async fn dial_address(gateway: Arc<Gateway>, address: String, expected: Option<N
         let gateway = gateway.clone();
         tries.spawn(async move {
             tokio::time::sleep(HEAD_START * turn).await;
-            dial_socket(&gateway, socket, expected).await
+            match is_eager {
+                true => eagerly(|| dial_socket(&gateway, socket, expected)).await,
+                false => dial_socket(&gateway, socket, expected).await,
+            }
         });
     }
     first(tries).await
+}
+
+/// Dials, and dials again beside it until one dial has an answer or the first has failed. A dial that was begun
+/// while the network was away repeats its first packet ever more seldom, and would hear late that it is back.
+async fn eagerly<F: Future<Output = Option<NodeId>>>(dial: impl Fn() -> F) -> Option<NodeId> {
+    let again = async {
+        tokio::time::sleep(AGAIN_EVERY).await;
+        loop {
+            let next = tokio::time::sleep(AGAIN_EVERY);
+            if let Ok(Some(node)) = tokio::time::timeout(AGAIN_EVERY, dial()).await {
+                return node;
+            }
+            next.await;
+        }
+    };
+    tokio::select! {
+        answered = dial() => answered,
+        node = again => Some(node),
+    }
 }
 
 async fn dial_socket(gateway: &Gateway, socket: SocketAddr, expected: Option<NodeId>) -> Option<NodeId> {
@@ -342,6 +378,22 @@ mod tests {
         assert_eq!(elsewhere.pause_longest(), Some(PAUSE_LONGEST), "it is somewhere else");
         attempt.count(day, true, here());
         assert_eq!(attempt.pause_longest(), Some(PAUSE_LONGEST), "it has come by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_eager_dial_notices_soon_that_the_network_is_back() {
+        let (begun, node) = (Instant::now(), NodeId([7; 16]));
+        let back = begun + Duration::from_secs(8);
+        // A dial that is begun too early sends its next packet long after that.
+        let dial = || async move {
+            if Instant::now() < back {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+            Some(node)
+        };
+        assert_eq!(eagerly(dial).await, Some(node));
+        assert!(Instant::now() <= back + AGAIN_EVERY);
+        assert_eq!(eagerly(|| async { None }).await, None, "refused at once");
     }
 
     #[test]
