@@ -210,7 +210,7 @@ def pairs(note):
     if note["kind"] in ("cut", "one-way"):
         one, other = note["nodes"]
         return [(one, other), (other, one)]
-    if note["kind"] not in ("isolate", "kill", "stop", "address", "sleep", "remap"):
+    if note["kind"] not in ("isolate", "kill", "leave", "stop", "address", "sleep", "remap"):
         return []
     node = note["nodes"][0]
     others = sorted(everybody - {node})

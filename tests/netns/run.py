@@ -219,6 +219,11 @@ class Machine:
             self.node.kill()
             self.node.wait()
 
+    def leave(self):
+        """Has the node end in good order, as for an update."""
+        self.node.terminate()
+        self.node.wait(10)
+
     def stop(self):
         self.node.send_signal(signal.SIGSTOP)
 
@@ -320,6 +325,7 @@ class Mesh:
         here = self.machines[fault.nodes[0]]
         simple = {
             "kill": (here.kill, here.start),
+            "leave": (here.leave, here.start),
             "stop": (here.stop, here.thaw),
             "address": (here.lose_address, here.take_address),
             "sleep": (here.sleep, here.wake),

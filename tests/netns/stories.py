@@ -15,11 +15,12 @@ CLONES = 20
 
 # Start and end in seconds, kind, nodes. A `calm` is what the others are compared with.
 STORIES = {
-    # Twice onto another address of the same network, then onto one of another; then the node that the others joined by.
+    # Another address of the same network, one of another network, the first again; then the node that the others joined by.
     "address-change": [
         (5, 6, "address", ["b"]), (13, 14, "address", ["b"]), (21, 22, "address", ["b"]), (29, 29.2, "address", ["a"]),
         (37, 42, "address", ["a"]),
     ],
+    "restart": [(5 + 6 * turn, 5.2 + 6 * turn, "leave", [name]) for turn, name in enumerate("abcabcab")],
     "sleep": [(5, 15, "sleep", ["b"]), (25, 55, "sleep", ["c"])],
     "nat": [(5, 5.1, "remap", ["c"]), (15, 15.1, "remap", ["c"]), (25, 25.5, "address", ["c"]), (35, 37, "address", ["c"])],
     "slow-link": [(5, 15, "calm", []), (20, 40, "slow", ["a", "b", "c"]), (45, 85, "slow", ["a", "b", "c"]), (50, 80, "large", ["a"]), (90, 100, "larger", ["b"])],
