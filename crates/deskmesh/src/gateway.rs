@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use crate::local::websocket::CloseWith;
 use crate::outbox::{Item, Outbox};
 use crate::remembered::SessionsFile;
+use crate::watchdog;
 
 /// A running node: the core and everything around it that is shared.
 pub(crate) struct Gateway {
@@ -54,6 +55,7 @@ pub(crate) struct Gateway {
     /// When the timer task wants to run, in ticks; it is woken when that is too late.
     timer_at: AtomicU64,
     timer_wake: Notify,
+    core_stall_ms_max: u64,
     /// Messages about applications' own metrics, which are discarded.
     metrics: AtomicU64,
     identity: Arc<NodeIdentity>,
@@ -79,6 +81,7 @@ impl Gateway {
     ) -> Arc<Self> {
         let now = clock.read();
         Arc::new(Self {
+            core_stall_ms_max: settings.limits.core_stall_ms_max,
             core: Mutex::new(Node::new(settings, now)),
             wall_at_start_ns: now
                 .wall_ms
@@ -248,6 +251,7 @@ impl Gateway {
         const SLEPT_MS: u64 = 2_000;
         let mut wall_due = self.clock.now().plus_millis(1000);
         let mut dropped_before = 0;
+        let rounds = watchdog::start(self.core_stall_ms_max);
         loop {
             let at = self.timer_at.load(Ordering::Relaxed).min(wall_due.0);
             let wait = Duration::from_micros(at.saturating_sub(self.clock.now().0)).min(WALL_EVERY);
@@ -277,6 +281,8 @@ impl Gateway {
             let mut core = self.lock();
             core.handle_timeout(self.clock.read());
             self.carry_out(&mut core);
+            drop(core);
+            rounds.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -20,6 +20,7 @@ mod remembered;
 mod simulation;
 mod tokens;
 mod up;
+mod watchdog;
 pub mod who_sees;
 
 pub use demo::run as demo;

@@ -65,6 +65,9 @@ pub struct Limits {
     pub held_messages_max: usize,
     /// Longest life of a call without an answer, in milliseconds (`call_ms_max`).
     pub call_ms_max: u64,
+    /// How long the core may stand still before the program ends, in milliseconds, 0 for ever
+    /// (`core_stall_ms_max`).
+    pub core_stall_ms_max: u64,
     /// Sessions that ended without a goodbye and are remembered, in case their clients return
     /// (`departed_sessions_max`).
     pub departed_sessions_max: usize,
@@ -92,6 +95,7 @@ impl Default for Limits {
             batch_bytes_max: 320 << 20,
             held_messages_max: 8_192,
             call_ms_max: 600_000,
+            core_stall_ms_max: 10_000,
             departed_sessions_max: 1_024,
             departed_bytes_max: 32 << 20,
             departed_ms_max: 600_000,

@@ -110,6 +110,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.batch_bytes_max", kind: Kind::Count },
     Key { path: "limits.held_messages_max", kind: Kind::Count },
     Key { path: "limits.call_ms_max", kind: Kind::Count },
+    Key { path: "limits.core_stall_ms_max", kind: Kind::CountOrNone },
     Key { path: "limits.departed_sessions_max", kind: Kind::Count },
     Key { path: "limits.departed_bytes_max", kind: Kind::Count },
     Key { path: "limits.departed_ms_max", kind: Kind::Count },
