@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 use mesh_core::{Input, NodeSettings, Timing};
 use mesh_identity::join::Candidate;
 use mesh_identity::{JoinToken, NodeIdentity, TokenStore};
-use mesh_model::{DomainId, Text};
+use mesh_model::{DomainId, LinkId, Text};
 use mesh_net::clock::Clock;
 use mesh_net::quic::{self, MeshEndpoint};
 use mesh_telemetry::{Telemetry, TelemetrySettings, logging};
@@ -30,6 +30,8 @@ use crate::{dialer, discovery, output, owner};
 
 /// How long connections may take to close when the node goes down.
 const DRAIN: Duration = Duration::from_millis(1_500);
+/// How long the other nodes may take to hear that this one leaves.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a node that knows others waits for them before it lets applications in: what they hold is
 /// newer than what returning clients bring.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -300,13 +302,22 @@ impl Running {
         }
         self.local.drain();
         let gateway = &self.local.gateway;
-        gateway.input(Input::Leave);
         let emptied = async {
             while gateway.look(|node| node.status().sessions) > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         let _ = tokio::time::timeout(DRAIN, emptied).await;
+        // The other nodes are told last, behind all that applications were told is done; they close the links
+        // when they have it.
+        let links: Vec<LinkId> = gateway.links.iter().map(|link| *link.key()).collect();
+        gateway.input(Input::Leave);
+        let heard = async {
+            while links.iter().any(|link| gateway.links.contains_key(link)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, heard).await;
         if let Some(endpoint) = gateway.endpoint() {
             let _ = tokio::time::timeout(DRAIN, endpoint.shutdown()).await;
         }

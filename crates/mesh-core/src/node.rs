@@ -161,6 +161,8 @@ pub struct Node {
     pub(crate) links: BTreeMap<LinkId, Link>,
     /// Whether links have come or gone, or who can be reached over them has changed.
     pub(crate) links_changed: bool,
+    /// Whether this node has said that it leaves: it has no more links then.
+    pub(crate) leaves: bool,
     /// When a node is to be dialled by way of another.
     pub(crate) relay_due: Option<Tick>,
     /// How often this node was late lately, and until when that counts.
@@ -210,6 +212,7 @@ impl Node {
             bus: Bus::default(),
             links: BTreeMap::new(),
             links_changed: false,
+            leaves: false,
             relay_due: None,
             late: (0, Tick(0)),
             divergences: 0,

@@ -4,6 +4,7 @@ use mesh_model::link::{LinkMessage, reject};
 use mesh_model::{Cause, Incarnation, Lane, LinkId, NodeId, Text, Tick};
 
 use super::State;
+use super::opening::LEAVES;
 use crate::node::Node;
 use crate::registry::RemoteNode;
 use crate::{Notice, Output};
@@ -176,11 +177,17 @@ impl Node {
 
     /// Tells the other nodes that this one leaves on purpose.
     pub(crate) fn leave_mesh(&mut self) {
+        // Others dial at once whom they have lost.
+        self.leaves = true;
+        self.flush_links();
         // The relayed ones first, which come after those that carry them.
-        let links: Vec<LinkId> = self.links.keys().rev().copied().collect();
-        for link in links {
-            let message = LinkMessage::Goaway { reason: "the node is shutting down".into() };
-            self.emit(Output::Link { link, lane: Lane::Control, message });
+        let links: Vec<(LinkId, bool)> =
+            self.links.iter().rev().map(|(id, link)| (*id, link.is_direct())).collect();
+        for (link, is_direct) in links {
+            // Behind the last writes: on another lane it would overtake them, and they would be lost.
+            let lane = if is_direct { Lane::Replication } else { Lane::Control };
+            let message = LinkMessage::Goaway { reason: Text::from_static(LEAVES) };
+            self.emit(Output::Link { link, lane, message });
         }
     }
 }

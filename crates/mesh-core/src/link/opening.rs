@@ -15,6 +15,7 @@ use crate::{Notice, Output};
 const PROTOCOL: u16 = 1;
 const SERVES: &str = "another link between these nodes serves";
 const REPLACED: &str = "replaced by a newer link";
+pub(super) const LEAVES: &str = "the node is shutting down";
 const NEWER_LIFE: &str = "a newer life of this node is known; if its data directory or disk was copied, stop the copy, delete its data directory and join with a new token";
 
 impl Node {
@@ -55,6 +56,9 @@ impl Node {
         self.links.insert(link, new);
         if peer.node == self.settings.node {
             return self.close_link(link, reject::DUPLICATE, "this is the node itself");
+        }
+        if self.leaves {
+            return self.close_link(link, 0, LEAVES);
         }
         if peer.dialled {
             // What serves is not replaced, and one dial of this node is enough: the other side can rely on it
@@ -329,9 +333,9 @@ impl Node {
         let Some(known) = self.links.get(&link) else { return };
         let (peer, incarnation, heard) = (known.peer, known.incarnation, known.heard);
         // The rejection may be lost to the close that follows it, which has the same words. That another link
-        // serves is no refusal.
+        // serves is no refusal, nor that the other node is about to end.
         let refused = known.dialled && known.is_direct() && known.state == State::Opening;
-        if refused && ![SERVES, REPLACED].iter().any(|other| reason.contains(other)) {
+        if refused && ![SERVES, REPLACED, LEAVES].iter().any(|other| reason.contains(other)) {
             self.notice(Notice::LinkRefused { node: peer, reason: reason.clone() });
         }
         let served = self.link_to(peer) == Some(link);

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use mesh_model::link::reject;
 use mesh_model::{
-    Answer, Area, Arguments, Command, Event, Incarnation, Json, LinkId, LinkMessage, LinkPeer, NodeId, Now,
-    Outcome, Request, SessionId, Text, Tick,
+    Answer, Area, Arguments, Command, Event, Incarnation, Json, Lane, Lifetime, LinkId, LinkMessage,
+    LinkPeer, NodeId, Now, Outcome, Permissions, Request, SessionId, Text, Tick,
 };
 
 use super::mesh::{json, settings};
@@ -431,9 +431,11 @@ fn an_earlier_life_that_still_hears_is_told_that_it_is_a_copy() {
 #[test]
 fn a_dial_that_another_link_was_quicker_than_is_not_refused() {
     let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
-    for (reason, refused) in
-        [("replaced by a newer link", false), ("a newer life of this node is known", true)]
-    {
+    for (reason, refused) in [
+        ("replaced by a newer link", false),
+        ("the node is shutting down", false),
+        ("a newer life of this node is known", true),
+    ] {
         let mut node = Node::new(settings(0, 1), now);
         let (link, peer) = (LinkId(1), LinkPeer { node: NodeId([9; 16]), dialled: true });
         node.handle(Input::LinkOpened { link, peer }, now);
@@ -442,4 +444,29 @@ fn a_dial_that_another_link_was_quicker_than_is_not_refused() {
         let notices = outputs.filter(|output| matches!(output, Output::Notice(Notice::LinkRefused { .. })));
         assert_eq!(notices.count(), usize::from(refused), "{reason}");
     }
+}
+
+#[test]
+fn a_node_that_leaves_says_so_behind_its_last_writes() {
+    let mut pair = Pair::new(false);
+    pair.dial(0);
+    pair.settle();
+    let data = Some(json("{}"));
+    let (lifetime, permissions) = (Lifetime::Retained, Permissions::default());
+    let create = Command::CreateContext { request: ask(9), name: "K".into(), data, lifetime, permissions };
+    let node = &mut pair.nodes[1];
+    node.handle(Input::Session { session: SessionId(1), command: create }, pair.now);
+    node.handle(Input::Leave, pair.now);
+    let sent = std::iter::from_fn(|| node.poll_output()).filter_map(|output| match output {
+        Output::Link { lane, message: LinkMessage::Batch { .. }, .. } => Some((lane, "batch")),
+        Output::Link { lane, message: LinkMessage::Goaway { .. }, .. } => Some((lane, "goaway")),
+        _ => None,
+    });
+    assert_eq!(sent.collect::<Vec<_>>(), [(Lane::Replication, "batch"), (Lane::Replication, "goaway")]);
+
+    // The other dials at once whom it has lost.
+    let (link, peer) = (LinkId(90), LinkPeer { node: NodeId([1; 16]), dialled: false });
+    node.handle(Input::LinkOpened { link, peer }, pair.now);
+    let mut outputs = std::iter::from_fn(|| node.poll_output());
+    assert!(outputs.any(|output| matches!(output, Output::CloseLink { link: LinkId(90), .. })));
 }
