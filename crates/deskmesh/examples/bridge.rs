@@ -10,7 +10,7 @@ use std::sync::Arc;
 use deskmesh::config::{Config, Flags};
 use deskmesh::fdc3_bridge::{BridgeConfig, BridgeEvent, start};
 use mesh_model::{Json, Text};
-use proto_bridge::{Answered, BridgeSettings, ChannelsState, Message, MessageType, Verdict};
+use proto_bridge::{Answered, BridgeSettings, ChannelsState, Message, MessageType};
 
 #[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
@@ -29,8 +29,7 @@ async fn main() -> ExitCode {
         ),
         settings: BridgeSettings::default(),
         channels: Arc::new(ChannelsState::default),
-        check_token: Arc::new(|_| Verdict::Admitted),
-        token: None,
+        tokens: None,
     });
     while let Some(event) = events.recv().await {
         let message = match event {

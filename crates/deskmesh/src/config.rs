@@ -11,7 +11,7 @@
 
 pub mod bridge;
 pub mod key;
-mod place;
+pub(crate) mod place;
 pub mod streams;
 pub mod visibility;
 
@@ -115,6 +115,8 @@ pub struct Fdc3Config {
     pub bridge: bool,
     /// The first of the ports at which bridges are.
     pub bridge_port: u16,
+    /// A file with the secret that the bridge and its agents prove to know. None: nobody is asked to.
+    pub bridge_secret_file: Option<PathBuf>,
     /// Rules for what may cross the bridge: the first that matches decides.
     pub bridge_rules: Vec<BridgeRuleConfig>,
 }
@@ -264,6 +266,7 @@ impl Default for Fdc3Config {
             user: None,
             bridge: false,
             bridge_port: *AgentSettings::PORTS.start(),
+            bridge_secret_file: None,
             bridge_rules: Vec::new(),
         }
     }

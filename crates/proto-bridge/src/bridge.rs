@@ -32,6 +32,8 @@ pub enum Input {
     Connected {
         /// Its number.
         agent: AgentId,
+        /// What the bridge shows it in `hello`, as a token of its own.
+        auth_token: Option<Text>,
     },
     /// A text frame came from it.
     Frame {
@@ -300,7 +302,7 @@ impl Bridge {
     pub fn handle(&mut self, input: Input, now_ms: u64) {
         self.now_ms = now_ms;
         match input {
-            Input::Connected { agent } => self.connected(agent),
+            Input::Connected { agent, auth_token } => self.connected(agent, auth_token.as_ref()),
             Input::Frame { agent, frame } => self.frame(agent, &frame),
             Input::Checked { agent, verdict } => self.checked(agent, verdict),
             Input::Joined { agent, requested_name, implementation: metadata, channels } => {
@@ -355,8 +357,8 @@ impl Bridge {
     }
 
     /// Returns whether nothing is left of any agent but names.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
         let waiting =
             self.requests.len() + self.results.len() + self.results_by_age.len() + self.deadlines.len();
         waiting + self.agents.len() == 0 && self.channels.is_empty()

@@ -62,16 +62,13 @@ impl Default for BridgeSettings {
 }
 
 /// Whether agents must show a token with their handshake (Bridging, steps 2 to 4).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Authentication {
     /// No: who can connect may join.
     #[default]
     Off,
     /// Yes. The bridge asks its caller about each ([`Output::CheckToken`](crate::Output::CheckToken)).
-    Tokens {
-        /// What the bridge itself shows in `hello`.
-        own: Option<Text>,
-    },
+    Tokens,
 }
 
 /// What a stranger can make a bridge keep. Reaching a bound is answered with an error or a close that names

@@ -235,7 +235,7 @@ impl World {
             let (requested_name, channels) = (Text::from(format!("n{kind}@node")), ChannelsState::default());
             return self.input(Input::Joined { agent, requested_name, implementation, channels });
         }
-        self.input(Input::Connected { agent });
+        self.input(Input::Connected { agent, auth_token: None });
         // Some never shake hands.
         if self.rng.chance(90) {
             let payload = format!(
@@ -450,7 +450,7 @@ fn strange_frames_do_no_harm() {
         }
         let frame = Bytes::from(frame);
         let agent = AgentId(1_000 + number / 16);
-        world.bridge.handle(Input::Connected { agent }, number);
+        world.bridge.handle(Input::Connected { agent, auth_token: None }, number);
         world.bridge.handle(Input::Frame { agent, frame: frame.clone() }, number);
         while let Some(output) = world.bridge.poll_output() {
             if let Output::Frame { frame, .. } = output {

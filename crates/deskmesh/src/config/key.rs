@@ -21,6 +21,7 @@ enum Kind {
     /// A short name for people.
     Name,
     Directory,
+    File,
     /// Loopback addresses.
     ListenAddresses,
     Address,
@@ -76,6 +77,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "fdc3.user", kind: Kind::Name },
     Key { path: "fdc3.bridge", kind: Kind::Switch },
     Key { path: "fdc3.bridge_port", kind: Kind::CountTo(BRIDGE_PORT_MAX) },
+    Key { path: "fdc3.bridge_secret_file", kind: Kind::File },
     Key { path: "fdc3.bridge_rules", kind: Kind::Rules(List::Bridge) },
     Key { path: "streams.slow_subscribers", kind: Kind::Rules(List::SlowSubscribers) },
     Key { path: "telemetry.otlp_endpoint", kind: Kind::Endpoint },
@@ -188,7 +190,7 @@ impl Key {
         }
         let checked = match self.kind {
             Kind::Name => text_where(&value, is_name),
-            Kind::Directory => {
+            Kind::Directory | Kind::File => {
                 text_where(&value, |text| !text.is_empty()).map(|text| home_expanded(text, env))
             }
             Kind::ListenAddresses => list_where(&value, is_loopback).filter(|list| !is_empty(list)),
@@ -229,6 +231,7 @@ impl Key {
         let fixed = match self.kind {
             Kind::Name => "a text of 1 to 64 printable characters",
             Kind::Directory => "a directory in quotes",
+            Kind::File => "the path of a file in quotes",
             Kind::ListenAddresses => {
                 "a loopback address and port such as \"127.0.0.1:8385\", or a list of them"
             }

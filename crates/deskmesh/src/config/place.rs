@@ -75,14 +75,14 @@ fn account() -> Option<String> {
 
 /// Returns whether a file can be read by others than its owner.
 #[cfg(unix)]
-pub(super) fn is_readable_by_others(file: &Path) -> bool {
+pub(crate) fn is_readable_by_others(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
 
     std::fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o044 != 0)
 }
 
 #[cfg(not(unix))]
-pub(super) fn is_readable_by_others(_file: &Path) -> bool {
+pub(crate) fn is_readable_by_others(_file: &Path) -> bool {
     false
 }
 

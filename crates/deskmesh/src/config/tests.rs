@@ -234,6 +234,8 @@ fn every_kind_of_value_is_checked() {
             true,
         ),
         ("fdc3.bridge_rules = [{ channel = 'x' }]", false),
+        ("fdc3.bridge_secret_file = '~/bridge.secret'", true),
+        ("fdc3.bridge_secret_file = ''", false),
         ("fdc3.bridge_rules = [{ channel = '/(/', allow = false }]", false),
         ("fdc3.bridge_rules = [{ direction = 'up', allow = false }]", false),
         ("fdc3.bridge_port = 65435", true),
@@ -380,6 +382,7 @@ fn the_example_shows_every_key_and_its_default() {
     config.fdc3.directories = Vec::new();
     config.fdc3.directory_token = None;
     config.fdc3.user = None;
+    config.fdc3.bridge_secret_file = None;
     config.telemetry.otlp_endpoint = None;
     assert_eq!(config, defaults);
 }

@@ -13,7 +13,7 @@ use crate::settings::Authentication;
 use crate::uuids::timestamp;
 
 impl Bridge {
-    pub(super) fn connected(&mut self, agent: AgentId) {
+    pub(super) fn connected(&mut self, agent: AgentId, auth_token: Option<&Text>) {
         if self.agents.contains_key(&agent) {
             return;
         }
@@ -29,12 +29,12 @@ impl Bridge {
         payload.text("desktopAgentBridgeVersion", Some(&self.settings.bridge_version));
         let versions = self.settings.fdc3_versions.iter().map(|version| Json::string(version));
         payload.value("supportedFDC3Versions", &array(versions));
-        let tokens = match &self.settings.authentication {
-            Authentication::Off => None,
-            Authentication::Tokens { own } => Some(own),
+        let auth_required = match self.settings.authentication {
+            Authentication::Off => "false",
+            Authentication::Tokens => "true",
         };
-        payload.value("authRequired", &Json::from_static(if tokens.is_some() { "true" } else { "false" }));
-        payload.text("authToken", tokens.and_then(Option::as_ref));
+        payload.value("authRequired", &Json::from_static(auth_required));
+        payload.text("authToken", auth_token);
         let meta = Meta { timestamp: Some(timestamp(self.now_ms)), ..Meta::default() };
         let hello = Message { message_type: MessageType::Hello, payload: payload.end(), meta };
         self.send(agent, hello);
