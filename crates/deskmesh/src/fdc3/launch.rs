@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::{fmt, io};
 
-use fdc3_directory::{Details, Record};
+use fdc3_directory::{AppType, Details, Record};
 use mesh_model::Text;
 use tokio::process::Command;
 
@@ -41,7 +41,7 @@ pub(crate) fn launch(
 ) -> Result<Option<u32>, LaunchError> {
     let app_id = record.app_id.to_string();
     let Details::Native { path, arguments } = &record.details else {
-        return Err(LaunchError::NotNative { app_id });
+        return Err(LaunchError::NotStartable { app_id, why: why_not(record) });
     };
     let mut child = command(path, arguments, credentials)
         .spawn()
@@ -60,6 +60,23 @@ pub(crate) fn launch(
         on_exit(ended);
     });
     Ok(pid)
+}
+
+/// Returns why a record is of no program that a node starts, and what to do.
+fn why_not(record: &Record) -> String {
+    match record.app_type {
+        AppType::Web => "it is no program: its app directory has no page for it in `details.url`".to_owned(),
+        AppType::Native => "its app directory names no program in `details.path`".to_owned(),
+        AppType::Citrix => {
+            "it is of type `citrix`, which nodes do not start; start it with the Citrix client".to_owned()
+        }
+        AppType::OnlineNative => {
+            let url = record.raw.member("details").and_then(|details| details.member("url")?.as_text());
+            let url = url.unwrap_or_else(|| "its address".into());
+            format!("it is of type `onlineNative`, which nodes do not start; open {url} in a browser")
+        }
+        AppType::Other => "its type in the app directory is none that nodes start: web and native".to_owned(),
+    }
 }
 
 fn command(path: &str, arguments: &[Text], credentials: &Credentials) -> Command {
@@ -88,10 +105,12 @@ fn command(path: &str, arguments: &[Text], credentials: &Credentials) -> Command
 /// Why an application was not started.
 #[derive(Debug)]
 pub(crate) enum LaunchError {
-    /// Its directory does not say which program it is.
-    NotNative {
+    /// It is of a type that nodes do not start, or its directory does not say which program it is.
+    NotStartable {
         /// The application.
         app_id: String,
+        /// Why, and what to do.
+        why: String,
     },
     /// There is no such program.
     NotThere {
@@ -125,10 +144,7 @@ impl LaunchError {
 impl fmt::Display for LaunchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotNative { app_id } => write!(
-                f,
-                "app `{app_id}` cannot be started as a program: its app directory names none in `details.path`"
-            ),
+            Self::NotStartable { app_id, why } => write!(f, "app `{app_id}` cannot be started: {why}"),
             Self::NotThere { app_id, program } => write!(
                 f,
                 "app `{app_id}` cannot be started: there is no program `{program}`; install it, or correct \
@@ -145,7 +161,7 @@ impl Error for LaunchError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Refused { source, .. } => Some(source),
-            Self::NotNative { .. } | Self::NotThere { .. } => None,
+            Self::NotStartable { .. } | Self::NotThere { .. } => None,
         }
     }
 }
@@ -242,8 +258,12 @@ mod tests {
         std::fs::write(&orphan, "#!/no/such/interpreter\n").unwrap();
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&orphan, executable).unwrap();
-        let web = r#"{"appId":"page","title":"x","type":"web","details":{"url":"https://a.example"}}"#;
-        let web = fdc3_directory::parse(web.as_bytes()).unwrap().records.remove(0);
+        let of_type = |app_type: &str| {
+            let text = serde_json::json!({
+                "appId": "app", "title": "x", "type": app_type, "details": { "url": "https://a.example/x" },
+            });
+            fdc3_directory::parse(text.to_string().as_bytes()).unwrap().records.remove(0)
+        };
         for (record, expected) in [
             (
                 native("/no/such/program", &[]),
@@ -255,7 +275,11 @@ mod tests {
             ),
             (native(&plain, &[]), format!("the system refuses to run `{plain}`: Permission denied")),
             (native(&orphan, &[]), format!("the system refuses to run `{orphan}`: No such file")),
-            (web, "app `page` cannot be started as a program".to_owned()),
+            (of_type("web"), "app `app` cannot be started: it is no program".to_owned()),
+            (of_type("native"), "names no program in `details.path`".to_owned()),
+            (of_type("citrix"), "of type `citrix`, which nodes do not start".to_owned()),
+            (of_type("onlineNative"), "open https://a.example/x in a browser".to_owned()),
+            (of_type("other"), "none that nodes start".to_owned()),
         ] {
             let error = launch(&record, &credentials(), |_| panic!("nothing was started")).unwrap_err();
             let problem = output::chain(&error);

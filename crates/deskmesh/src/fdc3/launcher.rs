@@ -84,6 +84,11 @@ impl Launchers {
         }
     }
 
+    /// Has all launchers show a sentence.
+    pub(crate) fn show_problem(&self, problem: &str) {
+        self.tell(&error(problem));
+    }
+
     /// Tells all launchers what is other than before. A page shows anew what it is told, beneath the pointer of
     /// whoever is about to click.
     pub(crate) fn show(&self, agent: &Agent) {

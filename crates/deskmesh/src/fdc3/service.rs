@@ -409,6 +409,7 @@ impl Desktop {
                 if let Err(error) = &started {
                     let problem = crate::output::chain(error);
                     tracing::warn!(app = %record.app_id, %problem, "an app was not started");
+                    self.launchers.show_problem(&problem);
                 }
                 started.is_ok()
             }
