@@ -6,6 +6,9 @@ use crate::node::{Node, NodeOptions, PATIENCE};
 use crate::relay::Relay;
 use crate::wait::until;
 
+/// What passes over slow links.
+const SLOW_BYTES_PER_SECOND: u64 = 2_000_000;
+
 /// Nodes `a`, `b`, … that have joined, and reach each other through relays only.
 #[derive(Debug)]
 pub struct Linked {
@@ -78,8 +81,9 @@ impl Linked {
         self.nodes.iter().map(|(node, _)| node.url()).collect()
     }
 
-    /// Obeys `kill a`, `start a`, `freeze a`, `thaw a`, `rebind a`, `cut a b` or `heal a b`, and returns whether that was
-    /// understood.
+    /// Obeys `kill a`, `start a`, `freeze a`, `thaw a`, `rebind a`, `cut a b`, `heal a b`, `slow a b` or `fast a b`, and
+    /// returns whether that was understood. What is said of two nodes being slow holds for all links that
+    /// others have dialled to them.
     pub fn obey(&mut self, words: &[&str]) -> bool {
         match words {
             ["kill", node] => self.with(node, Node::kill),
@@ -91,6 +95,10 @@ impl Linked {
             }
             ["cut", one, other] => self.between(one, other, Relay::refuse),
             ["heal", one, other] => self.between(one, other, Relay::admit),
+            ["slow", one, other] => {
+                self.between(one, other, |relay, _| relay.slow_down(SLOW_BYTES_PER_SECOND))
+            }
+            ["fast", one, other] => self.between(one, other, |relay, _| relay.slow_down(0)),
             _ => false,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +29,8 @@ struct Shared {
     front: UdpSocket,
     /// The ports of nodes whose datagrams are lost, both ways.
     refused: Mutex<HashSet<u16>>,
+    /// How many bytes a second pass in each direction; 0 for all that come.
+    bytes_per_second: AtomicU64,
     /// Whether those who send are to appear at other ports.
     rebound: AtomicBool,
     ended: AtomicBool,
@@ -41,6 +43,7 @@ impl Relay {
         let shared = Shared {
             front,
             refused: Mutex::default(),
+            bytes_per_second: AtomicU64::new(0),
             rebound: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         };
@@ -53,6 +56,11 @@ impl Relay {
     /// Loses all datagrams from and to the node that sends from this port.
     pub(crate) fn refuse(&self, port: u16) {
         lock(&self.shared.refused).insert(port);
+    }
+
+    /// Passes on no more bytes a second than this, 0 for all. What comes faster than that is lost.
+    pub(crate) fn slow_down(&self, bytes_per_second: u64) {
+        self.shared.bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Gives all who send other ports, as an address translator does that has forgotten them.
@@ -81,6 +89,7 @@ impl Shared {
             if self.refuses(source) {
                 continue;
             }
+            self.take_time(len);
             if self.rebound.swap(false, Ordering::Relaxed) {
                 sockets.clear();
             }
@@ -108,11 +117,20 @@ impl Shared {
             while !self.has_ended() {
                 let Ok(len) = of_thread.recv(&mut datagram) else { continue };
                 if !self.refuses(source) {
+                    self.take_time(len);
                     let _ = self.front.send_to(&datagram[..len], source);
                 }
             }
         });
         Ok(socket)
+    }
+
+    /// Takes as long as so many bytes do; meanwhile the socket's buffer fills up and loses what comes.
+    fn take_time(&self, bytes: usize) {
+        let per_second = self.bytes_per_second.load(Ordering::Relaxed);
+        if let Some(micros) = (bytes as u64 * 1_000_000).checked_div(per_second) {
+            thread::sleep(Duration::from_micros(micros));
+        }
     }
 
     fn refuses(&self, source: SocketAddr) -> bool {

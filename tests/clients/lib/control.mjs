@@ -13,7 +13,7 @@ export function controlOf(command, node) {
     const [code] = await once(child, 'exit');
     if (code !== 0) throw new Error(`${command} ${words.join(' ')} ended with ${code}`);
   };
-  const [down, frozen, apart] = [new Set(), new Set(), new Set()];
+  const [down, frozen, apart, slow] = [new Set(), new Set(), new Set(), new Set()];
   const control = {
     kill: async (name = node) => {
       down.add(name);
@@ -40,11 +40,20 @@ export function controlOf(command, node) {
       await tell('heal', one, other);
       apart.delete(`${one} ${other}`);
     },
-    /** What a scenario leaves dead, frozen or apart would fail the next one, too. */
+    slow: async (one, other) => {
+      slow.add(`${one} ${other}`);
+      await tell('slow', one, other);
+    },
+    fast: async (one, other) => {
+      await tell('fast', one, other);
+      slow.delete(`${one} ${other}`);
+    },
+    /** What a scenario leaves dead, frozen, apart or slow would fail the next one, too. */
     restore: async () => {
       for (const name of frozen) await control.thaw(name);
       for (const name of down) await control.start(name);
       for (const names of apart) await control.heal(...names.split(' '));
+      for (const names of slow) await control.fast(...names.split(' '));
     },
   };
   return control;

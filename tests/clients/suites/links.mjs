@@ -266,6 +266,39 @@ export default [
     await world.until(() => stream.subscriptions().length === 1, 5000, 'the provider knows who has gone');
   }),
 
+  scenario('a stream that is more than its link carries goes on when there is room again', options, async (world) => {
+    const { control, connect, until, unique } = world;
+    const [provider, consumer] = [await connect('a'), await connect('b')];
+    const name = unique('Stream');
+    const gone = [];
+    const stream = await provider.interop.createStream(name, { subscriptionRemovedHandler: () => gone.push(1) });
+    await until(() => sees(consumer, name));
+    const { data, closed } = await subscribed(consumer, name);
+    await control.slow('a', 'b');
+    // More than waits for a link, however fast it takes some of it.
+    const filler = 'x'.repeat(500_000);
+    for (let n = 0; n < 400 && !gone.length; n += 1) {
+      stream.push({ n, filler });
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    await until(() => gone.length > 0, GONE_MS, 'the provider is told that nobody gets what it pushes');
+    await control.fast('a', 'b');
+    await until(() => stream.subscriptions().length === 1, 30_000, 'it is asked again');
+    const last = () => data.at(-1)?.n;
+    await until(
+      () => {
+        stream.push({ n: 'again' });
+        return last() === 'again';
+      },
+      BACK_MS,
+      'the consumer gets what is new',
+    );
+    assert.deepEqual(closed, [], 'and has not heard that its subscription was ended');
+    const numbers = data.map(({ n }) => n).filter((n) => n !== 'again');
+    assert.deepEqual(numbers, [...numbers].sort((one, other) => one - other), 'in order, once each');
+    assert.equal(new Set(numbers).size, numbers.length);
+  }),
+
   scenario('B-X-1 a node that slept catches up, and nothing of it is there twice', options, async (world) => {
     const { control, until } = world;
     const clients = await three(world);
