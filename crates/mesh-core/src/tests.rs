@@ -14,6 +14,7 @@ mod links;
 mod merge;
 mod mesh;
 mod node;
+mod poison;
 mod rates;
 mod relay;
 mod retirement;
