@@ -256,14 +256,19 @@ fn calls_per_session_max() {
 #[test]
 fn context_updates_per_second_max() {
     let mut node = node("context_updates_per_second_max = 2");
-    let (mut peer, mut other) = (RawPeer::login(&node, "rude", "eve"), RawPeer::login(&node, "polite", "eve"));
+    let (mut peer, mut other) =
+        (RawPeer::login(&node, "rude", "eve"), RawPeer::login(&node, "polite", "eve"));
     let id = create_context(&mut peer, "c")["context_id"].clone();
     let mut answers = (0..100).map(|n| {
         let delta = json!({"updated": {"n": n}});
         peer.ask(json!({"domain": "global", "type": "update-context", "context_id": id, "delta": delta}))
     });
     assert!(answers.by_ref().take(9).all(|answer| answer["type"] != "error"), "five seconds' worth at once");
-    check_refused(&answers.find(|answer| answer["type"] == "error").unwrap(), "context_updates_per_second_max", 2);
+    check_refused(
+        &answers.find(|answer| answer["type"] == "error").unwrap(),
+        "context_updates_per_second_max",
+        2,
+    );
     assert_ne!(create_context(&mut other, "d")["type"], "error", "each application has its own");
     check_others(&mut node);
 }
