@@ -23,7 +23,8 @@ if (values.list) {
 const results = []
 for (const { name, level, clause, run } of chosen) {
   const agents = []
-  const bench = { url: values.bridge, keep: (agent) => { agents.push(agent); return agent } }
+  const note = (text) => { if (!values.json) console.log(`      ${text}`) }
+  const bench = { url: values.bridge, note, keep: (agent) => { agents.push(agent); return agent } }
   const start = performance.now()
   let error
   try {

@@ -337,6 +337,26 @@ broken('an agent that leaves is not waited for', async (bench) => {
   assert.equal(failures(answer)[c.name], 'AgentDisconnected')
 })
 
+broken('answers, an error, silence and one that leaves midway are told apart', async (bench) => {
+  const a = await join(bench, 'asks')
+  const found = answering({ appIntent: { intent: { name: 'BenchIntent' }, apps: [{ appId: 'bench-app' }] } })
+  const b = await join(bench, 'answers', { handlers: { findIntentRequest: found } })
+  const c = await join(bench, 'errs', { handlers: { findIntentRequest: noApps } })
+  const d = await join(bench, 'silent')
+  const e = await join(bench, 'leaves', { handlers: { findIntentRequest: (_, agent) => setTimeout(() => agent.cut(), 300) } })
+  const started = Date.now()
+  const answer = await a.ask('findIntentRequest', { intent: 'BenchIntent' })
+  bench.note(`${Date.now() - started} ms with a silent agent`)
+  assert.deepEqual(answer.payload.appIntent.apps.filter((one) => one.desktopAgent === b.name), [app(b)])
+  assert.ok(names(answer.meta.sources).includes(b.name))
+  const failed = failures(answer)
+  assert.deepEqual([c, d, e].map(({ name }) => failed[name]), ['NoAppsFound', 'ResponseToBridgeTimedOut', 'AgentDisconnected'])
+  // Of whoever is asked alone it is told at once, and not when its time is up.
+  const f = await join(bench, 'leaves', { handlers: { findInstancesRequest: (_, agent) => agent.cut() } })
+  const alone = await a.ask('findInstancesRequest', { app: app(f) }, to(f))
+  assert.equal(alone.payload.error, 'AgentDisconnected')
+})
+
 broken('an agent that leaves fails what only it could answer', async (bench) => {
   const a = await join(bench, 'asks')
   const b = await join(bench, 'leaves', { handlers: { raiseIntentRequest: (_, agent) => agent.cut() } })

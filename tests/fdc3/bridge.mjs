@@ -1,14 +1,15 @@
 // Apps of nodes, and desktop agents of other makers on the bridges of these nodes.
 //
-//   node bridge.mjs --a ws://…/fdc3 --bridge-a ws://… [--b ws://…/fdc3 --bridge-b ws://…] [--only TEXT]
+//   node bridge.mjs --a ws://…/fdc3 --bridge-a ws://… [--b ws://…/fdc3 --bridge-b ws://…] [--only TEXT] [--slow]
 //
 // The nodes need the directory that `headless.mjs --write-directory` writes, and hold bridges of their own
-// (`fdc3.bridge`). The agents are those of `../bridge`. Ends with 0 if every check went well.
+// (`fdc3.bridge`). The agents are those of `../bridge`. With --slow there are only the checks that take more
+// than 20 s. Ends with 0 if every check went well.
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { parseArgs } from 'node:util';
-import { Agent, pause } from '../bridge/agent.mjs';
+import { Agent, pause, setPatience } from '../bridge/agent.mjs';
 import { connect } from './lib/client.mjs';
 import { urlOf } from './lib/directory.mjs';
 
@@ -20,6 +21,7 @@ const { values: flags } = parseArgs({
     'bridge-b': { type: 'string' },
     lib: { type: 'string', default: 'old' },
     only: { type: 'string', default: '' },
+    slow: { type: 'boolean', default: false },
   },
 });
 const QUESTION = { type: 'x.question', q: 21 };
@@ -100,6 +102,32 @@ async function raise(of, instanceId, intent, target) {
 
 /** Broadcasts of an agent's log, on one channel. */
 const casts = (of, channelId) => of.all('broadcastRequest').filter((message) => message.payload.channelId === channelId).map((message) => message.payload.context);
+
+/** An app of the other node takes 20 s to start. */
+const slow = {
+  'two nodes: an agent on one bridge opens an app of the other node that takes 20 s to start': async () => {
+    const other = await agent('a', 'other');
+    const node = other.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
+    const app = { appId: 'test-far-slow@desk-b', desktopAgent: node };
+    const opened = await other.ask('openRequest', { app }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+    assert.equal(opened.payload.error, undefined);
+    assert.equal(opened.payload.appIdentifier.appId, 'test-far-slow@desk-b');
+    end(other, opened.payload.appIdentifier);
+  },
+
+  'two nodes: an agent on one bridge raises an intent at an app of the other node that takes 20 s to start': async () => {
+    const other = await agent('a', 'other');
+    const { answer, result } = await raise(other, 'i1', 'SlowPrice', { appId: 'test-far-slow@desk-b' });
+    assert.equal(answer.payload.error, undefined);
+    assert.deepEqual((await result()).payload, { intentResult: { context: { type: 'x.price', value: 42 } } });
+    end(other, answer.payload.intentResolution.source);
+  },
+};
+
+/** Ends a native app of the test directory. */
+function end(of, { instanceId }) {
+  of.send('broadcastRequest', { channelId: 'test-native-reports', context: { type: 'x.end', instanceId } }, { source: source(of, 'i1') });
+}
 
 const checks = {
   'getInfo says that there is a bridge': async () => {
@@ -391,7 +419,8 @@ async function streams(place, appId = 'test-quoter') {
 }
 
 let failed = 0;
-for (const [name, run] of Object.entries(checks).filter(([name]) => name.includes(flags.only))) {
+if (flags.slow) setPatience(60_000);
+for (const [name, run] of Object.entries(flags.slow ? slow : checks).filter(([name]) => name.includes(flags.only))) {
   const problem = await run().then(() => undefined, (error) => error);
   while (kept.length) kept.pop()();
   failed += problem ? 1 : 0;

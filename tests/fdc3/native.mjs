@@ -1,8 +1,9 @@
 // A native app of the test directory: a node starts it, and tells it by its environment how to connect.
 //
-//   node native.mjs quote INTENT   reports the contexts that it hears, and answers INTENT
-//   node native.mjs silent         connects and never listens
-//   node native.mjs lend           tells the secret that it has connected with
+//   node native.mjs quote INTENT [SECONDS]   reports the contexts that it hears, and answers INTENT; takes
+//                                            so long to start
+//   node native.mjs silent                   connects and never listens
+//   node native.mjs lend                     tells the secret that it has connected with
 //
 // It says what it has heard on the app channel `test-native-reports`, and ends when somebody broadcasts
 // `x.end` with its instance id there, when its connection ends, or after a minute.
@@ -16,6 +17,7 @@ if (!url || !sharedSecret) {
   process.exit(1);
 }
 
+await sleep(1000 * (process.argv[4] ?? 0));
 const { agent, id, socket } = await connect('old', url, { sharedSecret });
 socket.closed.then(() => process.exit());
 setTimeout(() => process.exit(), 60_000);

@@ -51,6 +51,7 @@ const AT_B = [
     FarChoice: { ...question, displayName: 'Here or far away', resultType: 'x.price' },
   })),
   program('test-far-native', process.execPath, started('quote', 'FarPrice'), listensFor({ FarPrice: { ...question, displayName: 'Ask a program far away', resultType: 'x.price' } })),
+  program('test-far-slow', process.execPath, started('quote', 'SlowPrice', '20'), listensFor({ SlowPrice: { ...question, displayName: 'Ask a program that takes 20 s to start', resultType: 'x.price' } })),
 ];
 
 /** Records of the node at `a` alone. */
