@@ -157,9 +157,12 @@ impl Local {
             Purpose::App { admission, user } => (Role::App(admission), user),
             Purpose::Launcher => (Role::Launcher, None),
         };
-        let Some(desktop) = self.fdc3.desktop(user.as_deref()) else {
-            tracing::error!(%remote, "an FDC3 connection was closed: there is no desktop agent for its user");
-            return;
+        let desktop = match self.fdc3.desktop(user.as_deref()) {
+            Ok(desktop) => desktop,
+            Err(why) => {
+                tracing::warn!(%remote, reason = %why, "an FDC3 connection was closed");
+                return endpoint::turn_away(&self.config.limits, stream, read, why).await;
+            }
         };
         let connection = self.fdc3.connection();
         endpoint::run(desktop, connection, self.config.limits.clone(), stream, read, role).await;

@@ -274,6 +274,11 @@ impl Running {
         stop_signal().await
     }
 
+    #[cfg(test)]
+    pub(crate) fn local(&self) -> &Local {
+        &self.local
+    }
+
     /// Returns where applications connect.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.local.listening.iter().map(|address| format!("ws://{address}")).collect()

@@ -376,6 +376,23 @@ impl Agent {
         self.outputs.push_back(Output::Changed);
     }
 
+    /// Returns whether nobody would miss this agent: no app is here or may come back, nothing is under way,
+    /// and no io.Connect app here has something to tell the FDC3 apps of another node. What was said on
+    /// channels is the node's, and there again for the next agent.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let tells = self.peers.any() && self.peers.servers.values().any(|server| server.node.is_none());
+        let has_private = self.channels.by_id.values().any(|channel| channel.private().is_some());
+        self.apps.is_empty()
+            && self.openings.is_empty()
+            && self.raises.is_empty()
+            && self.owed.is_empty()
+            && self.pending.is_empty()
+            && !has_private
+            && !tells
+            && !self.bridge.is_on()
+    }
+
     fn stamp(&mut self) -> Stamp {
         Stamp { uuid: self.ids.uuid(), wall_ms: self.now.wall_ms }
     }

@@ -180,6 +180,16 @@ impl World {
         (app, welcome)
     }
 
+    /// Ends an agent, and starts another for the same user.
+    fn replace_agent(&mut self, at: usize) {
+        let clock = self.clock();
+        let session = self.agents[at].desk.session;
+        self.nodes[at].handle(Input::SessionClosed { session, heard: None }, clock);
+        self.settle();
+        self.agents[at] = agent(at, 1, self.now);
+        self.settle();
+    }
+
     fn gone(&mut self, app: Handle) {
         let now = self.now;
         self.agents[app.0].disconnected(ConnectionId(app.1), now);
@@ -350,26 +360,6 @@ fn after_a_cut_who_listens_to_all_hears_nothing_older_than_what_it_has_heard() {
 }
 
 #[test]
-fn a_raiser_hears_of_a_handler_that_is_gone() {
-    for there in [0, 1] {
-        let mut world = World::new(2);
-        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
-        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
-        let instance = text(&welcome, "instanceId").unwrap();
-        let raise = format!(
-            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
-        );
-        let resolution = world.ask(raiser, "raiseIntent", &raise);
-        assert!(resolution.member("intentResolution").is_some(), "{resolution}");
-        let event = world.payload(handler, "intentEvent").unwrap();
-        assert_eq!(event.member("context").unwrap().to_string(), CONTEXT);
-        world.gone(handler);
-        let result = world.payload(raiser, "raiseIntentResultResponse").unwrap();
-        assert_eq!(error(&result).as_deref(), Some("IntentHandlerRejected"));
-    }
-}
-
-#[test]
 fn who_makes_too_many_channels_is_refused_and_the_limit_is_named() {
     // The desk is subscribed to the eight user channels.
     let limits = mesh_model::Limits { contexts_per_session_max: 10, ..mesh_model::Limits::default() };
@@ -389,6 +379,26 @@ fn who_makes_too_many_channels_is_refused_and_the_limit_is_named() {
         assert!(why.contains("limit fdc3 channels_max"), "{why}");
     }
     assert_eq!(world.limits.len(), 3);
+}
+
+#[test]
+fn a_raiser_hears_of_a_handler_that_is_gone() {
+    for there in [0, 1] {
+        let mut world = World::new(2);
+        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
+        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
+        let instance = text(&welcome, "instanceId").unwrap();
+        let raise = format!(
+            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
+        );
+        let resolution = world.ask(raiser, "raiseIntent", &raise);
+        assert!(resolution.member("intentResolution").is_some(), "{resolution}");
+        let event = world.payload(handler, "intentEvent").unwrap();
+        assert_eq!(event.member("context").unwrap().to_string(), CONTEXT);
+        world.gone(handler);
+        let result = world.payload(raiser, "raiseIntentResultResponse").unwrap();
+        assert_eq!(error(&result).as_deref(), Some("IntentHandlerRejected"));
+    }
 }
 
 #[test]
@@ -620,6 +630,51 @@ fn nothing_is_left_when_all_have_gone() {
         assert!(agent.channels.by_id.values().all(|channel| channel.private().is_none()));
         assert_eq!(agent.timers.len(), 1, "the heartbeat: {:?}", agent.timers);
     }
+}
+
+#[test]
+fn an_agent_without_apps_is_idle_and_the_next_one_finds_its_channels() {
+    let mut world = World::new(1);
+    assert!(world.agents[0].is_idle());
+    let (app, _) = world.app(0, "one");
+    world.ask(app, "getOrCreateChannel", r#"{"channelId":"news"}"#);
+    for channel in ["news", "fdc3.channel.1"] {
+        assert_eq!(error(&world.ask(app, "broadcast", &broadcast(channel))), None);
+    }
+    world.gone(app);
+    assert!(!world.agents[0].is_idle(), "it may come back");
+    world.pass(11_000);
+    assert!(world.agents[0].is_idle());
+    world.replace_agent(0);
+    let (app, _) = world.app(0, "one");
+    world.ask(app, "getOrCreateChannel", r#"{"channelId":"news"}"#);
+    for channel in ["news", "fdc3.channel.1"] {
+        let now = world.ask(app, "getCurrentContext", &format!(r#"{{"channelId":"{channel}"}}"#));
+        assert_eq!(now.member("context").map(|context| context.to_string()).as_deref(), Some(CONTEXT));
+    }
+}
+
+#[test]
+fn an_agent_stays_while_io_connect_apps_here_have_fdc3_apps_elsewhere_to_tell() {
+    let mut world = World::new(2);
+    let clock = world.clock();
+    assert!(world.agents[0].is_idle(), "the other agent alone is no reason");
+    let request = || Request { id: Json::from_static("1"), face: 0 };
+    let user = Some(Text::from("ann"));
+    let identity = Json::from_static("{}");
+    let session = SessionId(50);
+    for command in [
+        Command::Attach { request: request(), identity, login: user.clone(), user, service: false },
+        Command::Join { request: request(), area: Area::Interop, restrictions: None },
+    ] {
+        world.nodes[0].handle(Input::Session { session, command }, clock);
+    }
+    world.settle();
+    assert!(!world.agents[0].is_idle());
+    assert!(world.agents[1].is_idle(), "that app is not its own to tell of");
+    world.nodes[0].handle(Input::SessionClosed { session, heard: None }, clock);
+    world.settle();
+    assert!(world.agents[0].is_idle());
 }
 
 fn node_settings(number: usize) -> NodeSettings {

@@ -59,6 +59,12 @@ pub(crate) async fn run(
     session.wire.socket.close(end).await;
 }
 
+/// Ends a connection for which there is no agent.
+pub(crate) async fn turn_away(limits: &LimitsConfig, stream: TcpStream, read: Vec<u8>, why: String) {
+    let wire = Wire::new(stream, read, limits).await;
+    wire.socket.close(close(1013, why)).await;
+}
+
 impl Session {
     async fn serve(&mut self) -> End {
         let hello_deadline = Instant::now() + Duration::from_millis(self.limits.hello_timeout_ms);

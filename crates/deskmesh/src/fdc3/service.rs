@@ -27,6 +27,8 @@ use crate::outbox::{Item, Outbox, Taken};
 
 /// Users that may have an agent at a time: programs name their user as they like.
 const DESKTOPS_MAX: usize = 1_024;
+/// How often it is looked which agents nobody needs any more.
+const RETIRE_EVERY: Duration = Duration::from_secs(10);
 
 /// All desktop agents of the node.
 pub(crate) struct Fdc3 {
@@ -43,6 +45,8 @@ pub(crate) struct Fdc3 {
 /// The desktop agent of one user, while it runs.
 pub(crate) struct Desktop {
     user: Text,
+    /// It is that of the user to whom FDC3 apps belong, and stays as long as the node.
+    is_usual: bool,
     gateway: Arc<Gateway>,
     agent: Mutex<Agent>,
     /// What the node says to the sessions of the agent.
@@ -85,28 +89,35 @@ impl Fdc3 {
         let is_empty = directory.borrow().iter().len() == 0;
         let _ = self.directory.set(directory);
         if !is_empty || !self.config.fdc3.directories.is_empty() || self.config.fdc3.bridge {
-            self.desktop(None);
+            let _ = self.desktop(None);
         }
     }
 
     /// Returns the agent of a user, by default of the one to whom FDC3 apps belong; it is started if it does
-    /// not run. There is none if there are too many already, or if the system gives no random bytes.
-    pub(crate) fn desktop(&self, user: Option<&str>) -> Option<Arc<Desktop>> {
+    /// not run. There is none, and the sentence says why, if there are too many already, or if the system
+    /// gives no random bytes.
+    pub(crate) fn desktop(&self, user: Option<&str>) -> Result<Arc<Desktop>, String> {
         let usual = self.config.fdc3.user.as_deref().unwrap_or_else(|| self.gateway.identity().owner());
         let is_usual = user.is_none_or(|user| user == usual);
         let user = Text::from(user.unwrap_or(usual));
         let mut desktops = self.desktops.lock().unwrap_or_else(PoisonError::into_inner);
         desktops.retain(|_, desktop| desktop.outbox.closed().is_none());
         if let Some(desktop) = desktops.get(&user) {
-            return Some(desktop.clone());
+            return Ok(desktop.clone());
         }
         if desktops.len() >= DESKTOPS_MAX {
-            tracing::warn!(%user, "no desktop agent for this user: there are {DESKTOPS_MAX} (DESKTOPS_MAX)");
-            return None;
+            retire(&mut desktops);
         }
-        let desktop = self.start(user.clone(), is_usual)?;
+        if desktops.len() >= DESKTOPS_MAX {
+            let max = DESKTOPS_MAX;
+            let why = format!("no desktop agent for another user: limit DESKTOPS_MAX ({max}) is reached");
+            tracing::warn!(%user, "{why}");
+            return Err(why);
+        }
+        let started = self.start(user.clone(), is_usual);
+        let desktop = started.ok_or_else(|| "the system gives no random bytes".to_owned())?;
         desktops.insert(user, desktop.clone());
-        Some(desktop)
+        Ok(desktop)
     }
 
     fn start(&self, user: Text, is_usual: bool) -> Option<Arc<Desktop>> {
@@ -144,6 +155,7 @@ impl Fdc3 {
         }
         let desktop = Arc::new_cyclic(|itself| Desktop {
             user,
+            is_usual,
             gateway: self.gateway.clone(),
             agent: Mutex::new(agent),
             outbox,
@@ -164,11 +176,20 @@ impl Fdc3 {
         Some(desktop)
     }
 
-    /// Starts agents for users who need one though they have no FDC3 app here, until the program ends.
+    /// Starts agents for users who need one though they have no FDC3 app here, and ends those that nobody
+    /// needs, until the program ends.
     pub(crate) async fn run(&self) {
+        let mut retire_now = tokio::time::interval(RETIRE_EVERY);
         loop {
-            for user in self.gateway.agents_wanted().await {
-                self.desktop(Some(&user));
+            tokio::select! {
+                users = self.gateway.agents_wanted() => {
+                    for user in users {
+                        let _ = self.desktop(Some(&user));
+                    }
+                }
+                _ = retire_now.tick() => {
+                    retire(&mut self.desktops.lock().unwrap_or_else(PoisonError::into_inner));
+                }
             }
         }
     }
@@ -204,6 +225,21 @@ impl Fdc3 {
             desktop.launchers.close(with);
         }
     }
+}
+
+/// Ends the agents that nobody needs, and takes them from the table.
+fn retire(desktops: &mut BTreeMap<Text, Arc<Desktop>>) {
+    desktops.retain(|_, desktop| {
+        // The table has it, and its own task. A connection has it too, and gets it from the table, which is
+        // locked here.
+        let is_used = Arc::strong_count(desktop) > 2;
+        if desktop.is_usual || is_used || !desktop.lock().is_idle() {
+            return true;
+        }
+        let reason = "the last FDC3 app of this user has left".to_owned();
+        desktop.outbox.push(Item::Close(CloseWith { code: 1000, reason }));
+        false
+    });
 }
 
 fn time(gateway: &Gateway) -> Time {
@@ -298,7 +334,7 @@ impl Desktop {
                 }
             }
             if let Some(with) = self.outbox.closed() {
-                // The node shuts down, or this agent was too slow, which it must not be.
+                // Nobody needs it, or the node shuts down; or this agent was too slow, which it must not be.
                 tracing::info!(user = %self.user, reason = %with.reason, "desktop agent ended");
                 self.set_bridge(None);
                 let open: Vec<ConnectionId> = self.connections.iter().map(|entry| *entry.key()).collect();
@@ -431,4 +467,33 @@ async fn changed(directory: Option<&mut watch::Receiver<Arc<Directory>>>) -> Arc
         return directory.borrow_and_update().clone();
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::{private_config, start};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn agents_of_other_users_are_bounded_and_end_when_nobody_needs_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = private_config(dir.path().to_owned(), "a", "ann", None).unwrap();
+        let node = start(config, None).await.unwrap();
+        let fdc3 = &node.local().fdc3;
+        let agents = || fdc3.desktops.lock().unwrap().len();
+        fdc3.desktop(None).unwrap();
+        let held: Vec<_> =
+            (1..DESKTOPS_MAX).map(|number| fdc3.desktop(Some(&format!("u{number}"))).unwrap()).collect();
+        let why = fdc3.desktop(Some("late")).map(drop).unwrap_err();
+        assert!(why.contains("limit DESKTOPS_MAX (1024) is reached"), "{why}");
+        assert_eq!(agents(), DESKTOPS_MAX);
+        drop(held);
+        fdc3.desktop(Some("late")).unwrap();
+        assert!(
+            fdc3.desktops.lock().unwrap().contains_key(b"ann".as_slice()),
+            "that of the node's user stays"
+        );
+        assert_eq!(agents(), 2);
+        node.stop().await;
+    }
 }
