@@ -65,6 +65,11 @@ fn first_frames_of_fdc3_apps() {
 }
 
 #[test]
+fn frames_of_desktop_agents_and_bridges() {
+    slice("bridge_frame", 3_000);
+}
+
+#[test]
 fn json_text() {
     slice("json", 20_000);
 }
