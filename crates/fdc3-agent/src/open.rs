@@ -124,7 +124,7 @@ impl Agent {
         if let Some(record) = exact {
             return Ok(Place::Here(record.app_id.clone()));
         }
-        if let Some((_, at)) = self.agent_in_id(&app.app_id).filter(|(_, at)| there(&at.agent).is_none()) {
+        if let Some((_, at)) = self.agent_in_id(&app.app_id) {
             return Ok(Place::Bridge(at));
         }
         if let Some((_, host)) = app.app_id.rsplit_once('@') {

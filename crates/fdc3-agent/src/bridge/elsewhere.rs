@@ -107,8 +107,9 @@ impl Agent {
     pub(crate) fn agent_in_id(&self, app_id: &str) -> Option<(Text, AgentAt)> {
         // Names of agents may have an `@` too.
         app_id.match_indices('@').find_map(|(at, _)| {
-            let agent = self.agent_at(&app_id[at + 1..])?;
-            Some((app_id[..at].into(), agent))
+            // A node that is gone is not to be taken for an agent of its name.
+            let shown = Some(&app_id[at + 1..]).filter(|shown| !self.is_node(shown))?;
+            Some((app_id[..at].into(), self.agent_at(shown)?))
         })
     }
 
