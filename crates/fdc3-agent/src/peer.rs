@@ -383,6 +383,9 @@ impl Agent {
             return false;
         }
         let apps = value.and_then(|value| value.member("apps"));
+        if value.is_some() && apps.is_none() {
+            return true; // A change beside the apps.
+        }
         let records = apps.and_then(|apps| fdc3_directory::parse(apps.as_bytes()).ok());
         let records = records.map(|parsed| parsed.records.into_iter().map(Arc::new).collect());
         self.peers.directories.insert(name.clone(), records.unwrap_or_default());

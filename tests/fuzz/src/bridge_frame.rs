@@ -438,6 +438,9 @@ impl World {
 
     fn finish(mut self) {
         self.pass(LONG_MS);
+        // What came of the last step, when nothing was due any more.
+        self.own_acts();
+        self.lost_acts();
         for client in [&self.own, &self.lost] {
             assert!(client.open.is_empty(), "never answered: {:?}", client.open);
             assert_eq!(client.asked, client.answered);
