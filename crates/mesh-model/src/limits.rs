@@ -83,7 +83,7 @@ impl Default for Limits {
             message_bytes_max: 16 << 20,
             session_outbox_bytes_max: 64 << 20,
             sessions_max: 10_000,
-            sessions_per_user_max: 512,
+            sessions_per_user_max: 4_096,
             methods_per_session_max: 4_096,
             subscriptions_per_session_max: 4_096,
             contexts_per_session_max: 4_096,
