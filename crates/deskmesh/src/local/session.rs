@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Local;
-use super::websocket::{CloseWith, End, close};
+use super::websocket::{CloseWith, End, RESTART, close};
 use super::wire::{Wire, frame_of, relieved};
 use crate::authenticator::{Authenticator, BASIC, Question, Verdict};
 use crate::outbox::{Item, Outbox, Taken, is_acknowledgement};
@@ -373,7 +373,7 @@ impl Local {
     /// Refuses new connections and closes the open ones.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        let with = CloseWith { code: 1012, reason: "the node is shutting down".into() };
+        let with = CloseWith { code: RESTART, reason: "the node is shutting down".into() };
         self.fdc3.close_all(&with);
         self.gateway.close_all(&with);
     }

@@ -24,6 +24,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+/// The WebSocket code of a node that is about to come back (RFC 6455, registry of close codes).
+pub const RESTART: u16 = 1012;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to answer a close.
@@ -227,7 +229,8 @@ impl WebSocket {
         self.heard.elapsed()
     }
 
-    /// Ends the connection with the closing handshake.
+    /// Ends the connection with the closing handshake; where its client is to come back, without waiting for
+    /// its part of it.
     pub async fn close(mut self, end: End) {
         // A client that closes is answered: the answer waits in the socket (RFC 6455, 5.5.1).
         let _ = tokio::time::timeout(CLOSE_DEADLINE, self.socket.flush()).await;
@@ -241,6 +244,12 @@ impl WebSocket {
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
         let closing = async {
             self.socket.close(Some(frame)).await?;
+            if code == RESTART {
+                // io.Connect clients that send while a connection is closing open one for that and one to log
+                // in, and may then talk on the wrong one: closing is to be short.
+                self.socket.get_ref().set_zero_linger()?;
+                return Ok(());
+            }
             while let Some(Ok(_)) = self.socket.next().await {}
             Ok::<_, Error>(())
         };
