@@ -28,6 +28,18 @@ fn libraries_on_two_nodes() {
 }
 
 #[test]
+fn handlers_that_fail() {
+    let _turn = lock(&TURN);
+    let folder = tempfile::tempdir().unwrap();
+    let apps = folder.path().join("apps.json");
+    run_fdc3(&["headless.mjs", "--write-directory", path(&apps)]);
+    let settings = |_| format!("{}intent_result_timeout_s = 2\n", directories(&apps));
+    let (one, two) = (Linked::start_with(1, settings), Linked::start_with(2, settings));
+    run_fdc3(&["headless.mjs", "--suite", "failing", "--a", &endpoint(&one, 0)]);
+    run_fdc3(&["headless.mjs", "--suite", "failing", "--a", &endpoint(&two, 0), "--b", &endpoint(&two, 1)]);
+}
+
+#[test]
 fn libraries_when_links_are_cut() {
     let _turn = lock(&TURN);
     let folder = tempfile::tempdir().unwrap();

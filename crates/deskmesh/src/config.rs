@@ -111,6 +111,8 @@ pub struct Fdc3Config {
     pub directory_refresh_s: u64,
     /// Whose the FDC3 applications are. None: the node's user's.
     pub user: Option<String>,
+    /// How long the raiser of an intent waits for its result, in seconds.
+    pub intent_result_timeout_s: u64,
     /// Whether other desktop agents of this machine meet the applications, at a desktop agent bridge.
     pub bridge: bool,
     /// The first of the ports at which bridges are.
@@ -264,6 +266,7 @@ impl Default for Fdc3Config {
             directory_token: None,
             directory_refresh_s: 60,
             user: None,
+            intent_result_timeout_s: fdc3_agent::Limits::default().result_ms / 1_000,
             bridge: false,
             bridge_port: *AgentSettings::PORTS.start(),
             bridge_secret_file: None,

@@ -51,6 +51,8 @@ pub(crate) struct Owed {
     handler: Handler,
     /// Grows from one to the next.
     number: u64,
+    /// When it is not waited for any longer, in [`crate::Time::ms`].
+    due: u64,
 }
 
 /// Who owes it.

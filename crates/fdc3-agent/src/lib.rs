@@ -89,6 +89,8 @@ pub struct Limits {
     pub settle_ms: u64,
     /// How long an intent waits for its handler to listen, once that is connected.
     pub intent_ms: u64,
+    /// How long the raiser of an intent waits for its result, which a handler that throws never gives.
+    pub result_ms: u64,
     /// How long another node may take for an answer that starts no app.
     pub peer_ms: u64,
     /// How long a closed connection's instance may come back under its id.
@@ -128,6 +130,7 @@ impl Default for Limits {
             open_ms: 15_000,
             settle_ms: 400,
             intent_ms: 20_000,
+            result_ms: 600_000,
             peer_ms: 5_000,
             return_ms: 10_000,
             event_ms: 1_000,
@@ -244,6 +247,8 @@ enum Timer {
     Open(Text),
     /// An intent has waited for its handler.
     Raise(u64),
+    /// The oldest of the results that are awaited may be late.
+    Results,
     /// A request to another node is late.
     Pending(u64),
     /// A request to the bridge is late.
@@ -346,6 +351,7 @@ impl Agent {
             match timer {
                 Timer::Open(instance) => self.open_is_due(&instance),
                 Timer::Raise(id) => self.raise_is_late(id),
+                Timer::Results => self.results_are_late(),
                 Timer::Pending(id) => self.pending_is_late(id),
                 Timer::Bridge(id) => self.bridge_is_late(&id),
                 Timer::Return(instance) => self.forget(&instance),

@@ -453,6 +453,43 @@ fn a_handler_that_says_that_it_has_failed_or_owes_too_much_is_not_waited_for() {
 }
 
 #[test]
+fn a_handler_that_says_nothing_is_not_waited_for_for_ever() {
+    for there in [0, 1] {
+        let mut world = World::new(2);
+        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
+        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
+        let instance = text(&welcome, "instanceId").unwrap();
+        let raise = format!(
+            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
+        );
+        let limit = 10_000;
+        world.agents[there].settings.limits.result_ms = limit;
+        world.ask(raiser, "raiseIntent", &raise);
+        let event = world.payload(handler, "intentEvent").unwrap();
+        let id = text(&event, "raiseIntentRequestUuid").unwrap();
+        world.pass(limit / 2);
+        // The other times of this one begin later.
+        world.ask(raiser, "raiseIntent", &raise);
+        world.pass(limit / 2 - 100);
+        assert_eq!(world.story(raiser).iter().filter(|name| *name == "raiseIntentResultResponse").count(), 0);
+        world.pass(100);
+        let late = world.payload(raiser, "raiseIntentResultResponse").unwrap();
+        assert_eq!(error(&late).as_deref(), Some("ApiTimeout"));
+        assert_eq!(world.agents[there].owed.len(), 1, "the second has time left");
+        let result = format!(r#"{{"raiseIntentRequestUuid":"{id}","intentResult":{{"context":{CONTEXT}}}}}"#);
+        world.send(handler, "intentResult", &result);
+        assert!(world.payload(raiser, "raiseIntentResultResponse").is_none(), "it came too late");
+        world.pass(limit / 2);
+        let late = world.payload(raiser, "raiseIntentResultResponse").unwrap();
+        assert_eq!(error(&late).as_deref(), Some("ApiTimeout"));
+        assert!(world.agents.iter().all(|agent| agent.owed.is_empty()));
+        world.pass(limit);
+        let timers = &world.agents[there].timers;
+        assert!(!timers.iter().any(|(_, timer)| *timer == Timer::Results), "nothing is watched any longer");
+    }
+}
+
+#[test]
 fn a_private_channel_is_for_its_members() {
     let mut world = World::new(1);
     let (one, two) = (world.app(0, "one").0, world.app(0, "two").0);
@@ -608,6 +645,9 @@ fn open_is_answered_when_its_app_listens_or_has_nothing_more_to_ask() {
 #[test]
 fn nothing_is_left_when_all_have_gone() {
     let mut world = World::new(2);
+    for agent in &mut world.agents {
+        agent.settings.limits.result_ms = 50_000;
+    }
     let (one, (two, welcome)) = (world.app(0, "one").0, world.app(1, "two"));
     let instance = text(&welcome, "instanceId").unwrap();
     for app in [one, two] {

@@ -62,6 +62,15 @@ export async function connect(lib, url, identity, { choose, exchangeMs = 5000, l
   return { agent, id, socket, messaging, proxy, kill: () => socket.kill() };
 }
 
+/** Calls a listener. What it throws is reported and nothing more, as in a browser. */
+function called(listener) {
+  try {
+    listener();
+  } catch (error) {
+    Promise.reject(error);
+  }
+}
+
 const classes = new WeakMap();
 
 /** The library's transport, over a socket. */
@@ -76,7 +85,7 @@ function messagingOf(proxy) {
         this.#socket = socket;
         socket.listen((message) => {
           // A listener may take itself or others out of the list.
-          for (const listener of [...this.#listeners.values()]) if (message && listener.filter(message)) listener.action(message);
+          for (const listener of [...this.#listeners.values()]) if (message && listener.filter(message)) called(() => listener.action(message));
         });
       }
 

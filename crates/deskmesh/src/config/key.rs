@@ -75,6 +75,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "fdc3.directory_token", kind: Kind::Secret },
     Key { path: "fdc3.directory_refresh_s", kind: Kind::Count },
     Key { path: "fdc3.user", kind: Kind::Name },
+    Key { path: "fdc3.intent_result_timeout_s", kind: Kind::CountTo(RESULT_TIMEOUT_S_MAX) },
     Key { path: "fdc3.bridge", kind: Kind::Switch },
     Key { path: "fdc3.bridge_port", kind: Kind::CountTo(BRIDGE_PORT_MAX) },
     Key { path: "fdc3.bridge_secret_file", kind: Kind::File },
@@ -595,6 +596,9 @@ fn is_port(text: &str) -> bool {
 
 /// The first port of bridges, with 100 more behind it.
 const BRIDGE_PORT_MAX: u64 = 65_435;
+
+/// A week.
+const RESULT_TIMEOUT_S_MAX: u64 = 604_800;
 
 const PREFIX: &str = "DESKMESH_";
 

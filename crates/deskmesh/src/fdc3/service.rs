@@ -132,7 +132,10 @@ impl Fdc3 {
             secret,
             instance_key: self.instance_key,
             json: self.config.limits.json(),
-            limits: Limits::default(),
+            limits: Limits {
+                result_ms: self.config.fdc3.intent_result_timeout_s * 1_000,
+                ..Limits::default()
+            },
         };
         // What is said to the agent is taken at once; nothing of it may be made one or be dropped.
         let max = self.config.limits.session_outbox_bytes_max;

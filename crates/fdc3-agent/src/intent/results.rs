@@ -9,8 +9,8 @@ use crate::document::with_type;
 use crate::{Agent, Asker, Output, Timer, app_identifier};
 
 impl Agent {
-    /// Somebody owes a result. Handlers that fail say nothing, so one that owes too many is not waited for
-    /// any longer where that takes the longest.
+    /// Somebody owes a result. Handlers that fail say nothing, so none is waited for longer than
+    /// `result_ms`, and of one that owes too many the oldest is given up before.
     pub(super) fn owe(&mut self, raise: Text, raiser: Raiser, handler: Handler) {
         let number = self.next_request;
         self.next_request += 1;
@@ -24,7 +24,30 @@ impl Agent {
                 self.no_result(owed, Fault::ApiTimeout);
             }
         }
-        self.owed.insert(raise, Owed { raiser, handler, number });
+        let due = self.now.ms + self.settings.limits.result_ms;
+        self.owed.insert(raise, Owed { raiser, handler, number, due });
+        self.watch_results();
+    }
+
+    /// Sees to it that the oldest result is not waited for too long. One timer does for all, as all have
+    /// the same time.
+    fn watch_results(&mut self) {
+        if !self.timers.iter().any(|(_, timer)| *timer == Timer::Results)
+            && let Some(due) = self.owed.values().map(|owed| owed.due).min()
+        {
+            self.timers.insert((due, Timer::Results));
+        }
+    }
+
+    /// Gives up the results that have been awaited for `result_ms`.
+    pub(crate) fn results_are_late(&mut self) {
+        let is_late = |owed: &Owed| owed.due <= self.now.ms;
+        let late: Vec<Text> =
+            self.owed.iter().filter(|(_, owed)| is_late(owed)).map(|(raise, _)| raise.clone()).collect();
+        for owed in late.iter().filter_map(|raise| self.owed.remove(raise)).collect::<Vec<_>>() {
+            self.no_result(owed, Fault::ApiTimeout);
+        }
+        self.watch_results();
     }
 
     /// The handler of an intent has a result, or has failed.
