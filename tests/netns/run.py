@@ -29,6 +29,7 @@ AFTER_S = 5
 QUIET_S = 60
 # The network behind a router that hides what is in it.
 INSIDE, INSIDE_ROUTER = "192.168.77.2", "192.168.77.1"
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 SLOW = "tbf rate 1mbit burst 8kb latency 200ms"
 FORGET_MAPPINGS = """
 import socket, struct
@@ -126,7 +127,7 @@ class Machine:
         self.data = self.home / "data"
         self.log = open(self.home / "log", "ab")
         self.node = self.client = None
-        self.join = self.config = None
+        self.join = self.config = self.clock = None
         self.table = []
         self.ports = 40_000
 
@@ -181,6 +182,10 @@ class Machine:
         for process in (self.client.process, self.node):
             process.send_signal(signal.SIGCONT)
 
+    def set_clock(self, ahead_s):
+        self.clock = self.home / "clock"
+        self.clock.write_text(f"{ahead_s:+d}\n")
+
     def limit_rate(self, on):
         self.at_edge("tc", "qdisc", *(f"replace dev mesh0 root {SLOW}" if on else "del dev mesh0 root").split())
 
@@ -203,6 +208,10 @@ class Machine:
         if self.join and not self.data.exists():
             command += ["--join", self.join]
         environment = {**os.environ, "HOME": str(self.home)}
+        if self.clock:
+            # What it says is read again once a second. Only the wall clock is set.
+            environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1"}
+            environment |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
         self.node = subprocess.Popen(self.inside(*command), env=environment, stdout=self.log, stderr=self.log)
 
     def ask(self, *words):
@@ -407,6 +416,11 @@ def main():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
     mesh = Mesh(home, Path(words.deskmesh).resolve(), words.seed, words.away, stories.HIDDEN.get(words.story, ()))
+    if words.story in stories.CLOCKED:
+        if not FAKETIME:
+            raise SystemExit("Wall clocks cannot be set: install libfaketime.")
+        for machine in mesh.machines.values():
+            machine.set_clock(0)
     if words.story in stories.CONFIG:
         mesh.configure(stories.CONFIG[words.story])
     if words.story in stories.PLAYS:

@@ -20,6 +20,11 @@ STORIES = {
         (5, 6, "address", ["b"]), (13, 14, "address", ["b"]), (21, 22, "address", ["b"]), (29, 29.2, "address", ["a"]),
         (37, 42, "address", ["a"]),
     ],
+    # Each an hour off and back again; one of them ends and starts while it is ahead, and once more when it is not.
+    "clock": [
+        (5, 15, "ahead", ["b"]), (18, 23, "behind", ["c"]), (25, 45, "ahead", ["a"]), (30, 30.3, "kill", ["a"]), (38, 38.2, "leave", ["a"]),
+        (50, 50.3, "kill", ["a"]), (56, 58, "behind", ["a"]), (57, 57.2, "kill", ["a"]),
+    ],
     "restart": [(5 + 6 * turn, 5.2 + 6 * turn, "leave", [name]) for turn, name in enumerate("abcabcab")],
     "sleep": [(5, 15, "sleep", ["b"]), (25, 55, "sleep", ["c"])],
     "nat": [(5, 5.1, "remap", ["c"]), (15, 15.1, "remap", ["c"]), (25, 25.5, "address", ["c"]), (35, 37, "address", ["c"])],
@@ -28,9 +33,12 @@ STORIES = {
     "slow-reader": [(5, 45, "flood", ["a"]), (10, 20, "calm", []), (22, 32, "doze", ["c"]), (34, 44, "calm", [])],
 }
 HIDDEN = {"nat": ["c"]}
+# Whose nodes have wall clocks that can be set.
+CLOCKED = {"clock"}
+HOUR_S = 3600
 # One subscription of an application that does not read may end; by default the application is closed.
 CONFIG = {"slow-reader": '[streams]\nslow_subscribers = [{ stream = "/^Flood/", policy = "drop-oldest" }]\n'}
-KINDS = {"calm", "remap", "slow", "large", "larger", "flood", "doze"}
+KINDS = {"calm", "remap", "slow", "large", "larger", "flood", "doze", "ahead", "behind"}
 
 
 def apply(mesh, fault, on):
@@ -41,6 +49,8 @@ def apply(mesh, fault, on):
             machine.map_ports()
         elif fault.kind == "slow":
             machine.limit_rate(on)
+        elif fault.kind in ("ahead", "behind"):
+            machine.set_clock((HOUR_S if fault.kind == "ahead" else -HOUR_S) if on else 0)
         elif fault.kind == "doze":
             machine.client.process.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
         elif fault.kind in ("large", "larger", "flood") and on:
