@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use mesh_core::{Input, Recognition};
 use mesh_model::{Json, SessionId, Text};
@@ -20,8 +20,6 @@ use crate::owner;
 
 /// The shortest time between two times that the file is written anew.
 const REWRITE_EVERY: Duration = Duration::from_secs(1);
-/// How often the file is marked, so that its time tells until when the node was alive.
-const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// A session as it is remembered: a line of the file.
 #[derive(Serialize, Deserialize)]
@@ -30,8 +28,10 @@ struct Remembered {
     /// What its client said of itself, as JSON text.
     identity: String,
     instance: String,
-    /// When it was cut off, in milliseconds since 1970, unless it was still here.
-    gone_wall_ms: Option<u64>,
+    /// For how long it had been away, in milliseconds; 0 while it was here. Time while there is no node is
+    /// not counted: nobody can return then, and a wall clock may have been set meanwhile.
+    #[serde(default)]
+    away_ms: u64,
 }
 
 /// The file of those who are, or were, connected.
@@ -49,17 +49,13 @@ impl SessionsFile {
 
     /// Tells the core whom the former life of this node knew.
     pub(crate) fn restore(&self, gateway: &Gateway) {
-        let now = gateway.clock.wall_ms();
-        let marked = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
-        let marked = marked.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        let alive_wall_ms = u64::try_from(marked.as_millis()).unwrap_or(u64::MAX);
         for known in parse(&std::fs::read_to_string(&self.path).unwrap_or_default()) {
             let Ok(identity) = Json::parse(known.identity.into()) else { continue };
             gateway.input(Input::SessionRemembered(Recognition {
                 user: known.user.map(Text::from),
                 identity,
                 instance: Text::from(known.instance),
-                away_ms: now.saturating_sub(known.gone_wall_ms.unwrap_or(alive_wall_ms)),
+                away_ms: known.away_ms,
             }));
         }
     }
@@ -70,19 +66,14 @@ impl SessionsFile {
         loop {
             file.rewrite(&gateway);
             tokio::time::sleep(REWRITE_EVERY).await;
-            loop {
-                tokio::select! {
-                    () = gateway.recognitions_changed.notified() => break,
-                    () = tokio::time::sleep(ALIVE_EVERY) => file.mark_alive(&gateway),
-                }
-            }
+            gateway.recognitions_changed.notified().await;
         }
     }
 
     /// Adds a session that has just come.
     pub(crate) fn add(&self, gateway: &Gateway, session: SessionId) {
         let Some(known) = gateway.look(|node| node.recognition_of(session)) else { return };
-        let line = line(&known, gateway.clock.wall_ms());
+        let line = line(&known);
         if let Some(end) = &mut *self.end()
             && let Err(error) = end.write_all(&line)
         {
@@ -93,19 +84,10 @@ impl SessionsFile {
     /// Writes the file anew.
     pub(crate) fn rewrite(&self, gateway: &Gateway) {
         let mut end = self.end();
-        let now = gateway.clock.wall_ms();
-        let lines: Vec<u8> =
-            gateway.look(|node| node.recognitions()).iter().flat_map(|known| line(known, now)).collect();
+        let lines: Vec<u8> = gateway.look(|node| node.recognitions()).iter().flat_map(line).collect();
         match owner::replace_private(&self.path, &lines) {
             Ok(file) => *end = Some(file),
             Err(error) => self.complain(&error),
-        }
-    }
-
-    fn mark_alive(&self, gateway: &Gateway) {
-        let now = UNIX_EPOCH + Duration::from_millis(gateway.clock.wall_ms());
-        if let Some(Err(error)) = self.end().as_ref().map(|file| file.set_modified(now)) {
-            self.complain(&error);
         }
     }
 
@@ -119,12 +101,12 @@ impl SessionsFile {
     }
 }
 
-fn line(known: &Recognition, now_wall_ms: u64) -> Vec<u8> {
+fn line(known: &Recognition) -> Vec<u8> {
     let remembered = Remembered {
         user: known.user.as_ref().map(ToString::to_string),
         identity: known.identity.to_string(),
         instance: known.instance.to_string(),
-        gone_wall_ms: (known.away_ms > 0).then(|| now_wall_ms.saturating_sub(known.away_ms)),
+        away_ms: known.away_ms,
     };
     let mut line = serde_json::to_vec(&remembered).unwrap_or_default();
     line.push(b'\n');
@@ -157,11 +139,11 @@ mod tests {
             away_ms,
         };
         let all = [known("i-1", 0), known("i-2", 5), known("i-1", 7)];
-        let mut text: Vec<u8> = all.iter().flat_map(|known| line(known, 1_000)).collect();
-        text.extend_from_slice(&line(&known("i-3", 0), 1_000)[..20]);
+        let mut text: Vec<u8> = all.iter().flat_map(line).collect();
+        text.extend_from_slice(&line(&known("i-3", 0))[..20]);
         let read = parse(std::str::from_utf8(&text).unwrap());
-        let seen: Vec<_> = read.iter().map(|known| (known.instance.as_str(), known.gone_wall_ms)).collect();
-        assert_eq!(seen, [("i-2", Some(995)), ("i-1", Some(993))]);
+        let seen: Vec<_> = read.iter().map(|known| (known.instance.as_str(), known.away_ms)).collect();
+        assert_eq!(seen, [("i-2", 5), ("i-1", 7)]);
         assert_eq!(read[0].user.as_deref(), Some("joe \"x\""));
         assert_eq!(read[0].identity, "{\"application\":\"a\\nb\"}");
     }
