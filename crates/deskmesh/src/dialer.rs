@@ -13,7 +13,7 @@ use std::time::Duration;
 use mesh_model::{NodeId, Text};
 use mesh_net::quic::DialError;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::gateway::Gateway;
@@ -35,6 +35,8 @@ const GIVEN_UP_AFTER: Duration = Duration::from_hours(30 * 24);
 const SAVE_EVERY: Duration = Duration::from_hours(1);
 /// How long a link lasts before the pauses begin anew.
 const STEADY: Duration = Duration::from_secs(1);
+/// How much later than the other end one dials that has lost the same link.
+const SECOND_AFTER: Duration = Duration::from_millis(300);
 /// How long one address is tried alone, before the next of the same target is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How often targets are looked at when nothing changes.
@@ -52,8 +54,8 @@ enum Target {
 #[derive(Debug, Default)]
 struct Attempt {
     pause: Duration,
-    /// Whether a dial is under way.
-    dialling: bool,
+    /// The dial that is under way.
+    dial: Option<AbortHandle>,
     due: Option<Instant>,
     linked_since: Option<Instant>,
     missing_since: Option<Instant>,
@@ -82,6 +84,15 @@ impl Attempt {
             self.addresses = addresses;
         } else {
             self.in_vain += passed;
+        }
+    }
+
+    /// Ends a dial that is under way: the node has been reached otherwise, and what comes of a second handshake
+    /// would only be closed again.
+    fn give_up_dial(&mut self) {
+        if let Some(dial) = self.dial.take() {
+            dial.abort();
+            self.due = Some(Instant::now() + self.pause);
         }
     }
 
@@ -143,25 +154,33 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
                 attempt.count(passed, gateway.look(|core| core.reaches(*node)), known);
             }
             if is_linked(&gateway, target, attempt) {
+                if target.node(attempt).is_some_and(|node| gateway.look(|core| core.reaches_directly(node))) {
+                    attempt.give_up_dial();
+                }
                 // A link that is refused is there for a moment too.
                 if attempt.linked_since.get_or_insert_with(Instant::now).elapsed() >= STEADY {
                     attempt.pause = Duration::ZERO;
-                    attempt.due = None;
+                    // Both ends lose a link at once. One waits, so that they do not find each other at once, too.
+                    let waits = target.node(attempt).is_some_and(|node| gateway.identity().node() > node);
+                    attempt.due = waits.then(|| Instant::now() + SECOND_AFTER);
                     attempt.missing_since = None;
                 }
                 continue;
             }
             attempt.linked_since = None;
             let is_eager = attempt.missing_since.get_or_insert_with(Instant::now).elapsed() < EAGER_FOR;
-            if attempt.dialling || attempt.due.is_some_and(|due| due > Instant::now()) {
+            if attempt.dial.is_some() || attempt.due.is_some_and(|due| due > Instant::now()) {
+                continue;
+            }
+            if is_eager && is_said_address(target, attempt, |node| all_addresses(&gateway, node)) {
                 continue;
             }
             let Some(longest) = attempt.pause_longest() else { continue };
             let longest = if is_eager { longest.min(PAUSE_LONGEST_EAGER) } else { longest };
             attempt.pause = (attempt.pause * 2).clamp(PAUSE_FIRST, longest);
-            attempt.dialling = true;
             let (gateway, target) = (gateway.clone(), target.clone());
-            dials.spawn(async move { (dial(gateway, &target, is_eager).await, target) });
+            let dial = async move { (dial(gateway, &target, is_eager).await, target) };
+            attempt.dial = Some(dials.spawn(dial));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {
@@ -183,7 +202,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
             Some(Ok((answered, target))) = dials.join_next() => {
                 if let Some(attempt) = attempts.get_mut(&target) {
                     attempt.answered = answered.or(attempt.answered);
-                    attempt.dialling = false;
+                    attempt.dial = None;
                     attempt.due = Some(Instant::now() + attempt.pause);
                 }
             }
@@ -191,15 +210,28 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
     }
 }
 
+impl Target {
+    /// Returns which node that is, or who answered there.
+    const fn node(&self, attempt: &Attempt) -> Option<NodeId> {
+        match self {
+            Self::Node(node) => Some(*node),
+            Self::Seed(_) => attempt.answered,
+        }
+    }
+}
+
 fn is_linked(gateway: &Gateway, target: &Target, attempt: &Attempt) -> bool {
-    let node = match target {
-        Target::Node(node) => Some(*node),
+    target.node(attempt).is_some_and(|node| {
         // A seed that turns out to be this node itself is no mistake: one list serves all nodes.
-        Target::Seed(_) => attempt.answered,
-    };
-    node.is_some_and(|node| {
         node == gateway.identity().node() || gateway.links.iter().any(|link| link.value().0 == node)
     })
+}
+
+/// Returns whether a target is a seed where a node answered that says so of itself: it is dialled there as that
+/// node, and once is enough. After a while that counts no more, since another may be there now.
+fn is_said_address(target: &Target, attempt: &Attempt, said: impl Fn(NodeId) -> Vec<Text>) -> bool {
+    let (Target::Seed(seed), Some(node)) = (target, attempt.answered) else { return false };
+    said(node).iter().any(|address| **address == **seed)
 }
 
 /// Returns where a node says that it is, and where it was found.
@@ -378,6 +410,30 @@ mod tests {
         assert_eq!(elsewhere.pause_longest(), Some(PAUSE_LONGEST), "it is somewhere else");
         attempt.count(day, true, here());
         assert_eq!(attempt.pause_longest(), Some(PAUSE_LONGEST), "it has come by itself");
+    }
+
+    #[tokio::test]
+    async fn a_dial_ends_when_the_node_is_reached_otherwise_and_is_not_repeated_at_once() {
+        let mut dials: JoinSet<()> = JoinSet::new();
+        let dial = Some(dials.spawn(std::future::pending()));
+        let mut attempt = Attempt { dial, pause: PAUSE_FIRST, ..Attempt::default() };
+        attempt.give_up_dial();
+        assert!(dials.join_next().await.unwrap().is_err_and(|error| error.is_cancelled()));
+        assert!(attempt.dial.is_none() && attempt.due.is_some_and(|due| due > Instant::now()));
+        attempt.due = None;
+        attempt.give_up_dial();
+        assert_eq!(attempt.due, None, "there was none to end");
+    }
+
+    #[test]
+    fn a_seed_is_left_to_the_node_that_says_it_is_there() {
+        let seed = |address: &str| Target::Seed(address.to_owned());
+        let answered = Attempt { answered: Some(NodeId([7; 16])), ..Attempt::default() };
+        let said = |_: NodeId| vec![Text::from("10.0.0.5:8386")];
+        assert!(is_said_address(&seed("10.0.0.5:8386"), &answered, said));
+        assert!(!is_said_address(&seed("10.0.0.6:8386"), &answered, said), "it answered somewhere else");
+        assert!(!is_said_address(&seed("10.0.0.5:8386"), &Attempt::default(), said), "nobody has answered");
+        assert!(!is_said_address(&Target::Node(NodeId([7; 16])), &answered, said));
     }
 
     #[tokio::test(start_paused = true)]

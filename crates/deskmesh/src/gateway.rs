@@ -370,7 +370,12 @@ impl Gateway {
                     self.telemetry.export(span);
                 }
                 Output::Notice(Notice::LinkRefused { node, .. }) if !self.is_news(node) => {}
-                Output::Notice(notice) => log(&notice),
+                Output::Notice(notice) => {
+                    if matches!(notice, Notice::NodeUp { .. }) {
+                        self.topology_changed.notify_one();
+                    }
+                    log(&notice);
+                }
             }
         }
     }

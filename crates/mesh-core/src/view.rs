@@ -106,6 +106,12 @@ impl Node {
         self.link_to(node).is_some()
     }
 
+    /// Returns whether a direct link to another node serves.
+    #[must_use]
+    pub fn reaches_directly(&self, node: NodeId) -> bool {
+        self.direct_link_to(node).is_some()
+    }
+
     /// Returns the other nodes.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {

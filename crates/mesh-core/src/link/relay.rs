@@ -71,7 +71,7 @@ impl Node {
     }
 
     /// Returns the direct link that serves between this node and another.
-    fn direct_link_to(&self, node: NodeId) -> Option<LinkId> {
+    pub(crate) fn direct_link_to(&self, node: NodeId) -> Option<LinkId> {
         self.link_to(node).filter(|link| self.links.get(link).is_some_and(Link::is_direct))
     }
 

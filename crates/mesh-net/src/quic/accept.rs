@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_identity::tls::{ALPN_JOIN, ALPN_MESH};
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, Incoming};
+use quinn::{Connection, ConnectionError, Incoming, TransportErrorCode};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -48,6 +48,12 @@ async fn handshake(shared: Arc<Shared>, incoming: Incoming, _place: Place) {
     let connected = async { incoming.accept()?.await };
     let connection = match timeout(HANDSHAKE_MAX, connected).await {
         Ok(Ok(connection)) => connection,
+        Ok(Err(ConnectionError::ConnectionClosed(close)))
+            if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
+        {
+            // No word against this end: another link is up, or another dial was quicker.
+            return debug!(%remote, "a dial was given up by the other end");
+        }
         Ok(Err(error)) => return stranger(&shared, remote, &format!("handshake: {}", describe(&error))),
         Err(_) => return stranger(&shared, remote, "handshake: timed out"),
     };

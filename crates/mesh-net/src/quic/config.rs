@@ -26,7 +26,7 @@ pub(super) fn endpoint(identity: &NodeIdentity) -> EndpointConfig {
 pub(super) fn transport(discover_mtu: bool) -> Arc<TransportConfig> {
     let mtu_discovery = discover_mtu.then(|| {
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(MTU_MAX);
+        mtu.upper_bound(MTU_MAX).minimum_change(MTU_STEP);
         mtu
     });
     let mut config = TransportConfig::default();
@@ -103,6 +103,9 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const WINDOW_BYTES: u32 = 8 << 20;
 const MTU_MIN: u16 = 1_200;
 const MTU_MAX: u16 = 1_452;
+/// More than half of what lies between them, so that the search begins with the largest: one probe finds it where
+/// there is no tunnel, and each probe is as long as what it tries. If it is lost, one in the middle is tried.
+const MTU_STEP: u16 = 127;
 /// What is kept of a connection attempt before it is accepted: a client hello and little more.
 const INCOMING_BYTES_MAX: u64 = 16 << 10;
 const INCOMING_TOTAL_BYTES_MAX: u64 = 1 << 20;
