@@ -98,6 +98,15 @@ impl Frames {
     /// Reads the next text or the end; pings and pongs are passed over.
     pub fn read(&mut self) -> io::Result<Frame> {
         loop {
+            if let Ok(frame) = self.read_any()? {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Reads the next text or the end, or else a ping: what an answer to it holds.
+    pub fn read_any(&mut self) -> io::Result<Result<Frame, Vec<u8>>> {
+        loop {
             let mut head = [0; 2];
             match self.stream.read_exact(&mut head) {
                 Err(error)
@@ -106,7 +115,7 @@ impl Frames {
                         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
                     ) =>
                 {
-                    return Ok(Frame::Close(None));
+                    return Ok(Ok(Frame::Close(None)));
                 }
                 read => read?,
             }
@@ -127,10 +136,11 @@ impl Frames {
             self.stream.read_exact(&mut payload)?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             match head[0] & 0x0f {
-                TEXT => return Ok(Frame::Text(text(&payload))),
+                TEXT => return Ok(Ok(Frame::Text(text(&payload)))),
+                PING => return Ok(Err(payload)),
                 CLOSE => {
                     let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-                    return Ok(Frame::Close(code.map(|code| (code, text(&payload[2..])))));
+                    return Ok(Ok(Frame::Close(code.map(|code| (code, text(&payload[2..]))))));
                 }
                 _ => {}
             }
@@ -153,6 +163,11 @@ pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 /// The opcode of the end.
 pub const CLOSE: u8 = 8;
+
+/// The opcode of a ping.
+pub const PING: u8 = 9;
+/// The opcode of the answer to a ping.
+pub const PONG: u8 = 10;
 
 /// Returns a whole frame of a client. The mask is zero, which is as good as any.
 #[must_use]

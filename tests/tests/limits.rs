@@ -8,7 +8,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use mesh_tests::raw::{Frame, Frames, TEXT, frame};
+use mesh_tests::raw::{Frame, Frames, PONG, TEXT, frame};
 use mesh_tests::{Node, NodeOptions, PATIENCE, RawPeer, hello, raw, until};
 use serde_json::{Value, json};
 use support::{good_client_works, stranger_dials};
@@ -504,6 +504,61 @@ fn apply(value: &mut Value, delta: &Value) {
         let members = delta.get(part).and_then(Value::as_object).cloned().unwrap_or_default();
         value.as_object_mut().unwrap().extend(members);
     }
+}
+
+/// Returns what comes until a change of a context, as words; the last ping is answered if that is wanted.
+fn words_until_change(peer: &mut RawPeer, answers: bool) -> Vec<String> {
+    let mut words = Vec::new();
+    loop {
+        match peer.frames.read_any().unwrap() {
+            Ok(Frame::Text(text)) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                words.push(message["type"].as_str().unwrap().to_owned());
+                if message["type"] == "context-updated" {
+                    return words;
+                }
+            }
+            Err(content) => {
+                words.push("ping".to_owned());
+                if answers {
+                    peer.frames.send_bytes(&frame(PONG, &content)).unwrap();
+                }
+            }
+            Ok(end) => panic!("{end:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_change_comes_once_the_acknowledgement_before_it_is_read() {
+    let mut node = node("");
+    let mut one = RawPeer::login(&node, "one", "eve");
+    let mut two = RawPeer::login(&node, "two", "eve");
+    let shared = create_context(&mut one, "shared")["context_id"].clone();
+    let other = create_context(&mut one, "other")["context_id"].clone();
+    for context in [&shared, &other] {
+        two.ask(json!({"domain": "global", "type": "subscribe-context", "context_id": context}));
+    }
+    let update = |peer: &mut RawPeer, context: &Value| {
+        let delta = json!({"updated": {"n": peer.id}});
+        let answer = peer.ask(
+            json!({"domain": "global", "type": "update-context", "context_id": context, "delta": delta}),
+        );
+        assert_eq!(answer["type"], "success", "{answer}");
+    };
+    let round = |one: &mut RawPeer, two: &mut RawPeer, context: &Value, answers: bool| {
+        update(two, context);
+        words_until_change(one, answers)
+    };
+    // Its creation has been acknowledged.
+    assert_eq!(round(&mut one, &mut two, &shared, true), ["ping", "context-updated"]);
+    assert_eq!(round(&mut one, &mut two, &shared, true), ["context-updated"]);
+    assert_eq!(round(&mut one, &mut two, &other, true), ["context-updated"], "that ping was for both");
+    update(&mut one, &shared);
+    assert_eq!(round(&mut one, &mut two, &other, true), ["context-updated"], "another context");
+    // One that does not answer is told at last.
+    assert_eq!(round(&mut one, &mut two, &shared, false), ["ping", "context-updated"]);
+    check_others(&mut node);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod admin;
 pub(crate) mod admission;
 mod session;
+mod settling;
 pub mod websocket;
 pub(crate) mod wire;
 

@@ -706,9 +706,9 @@ const fn asked(item: &Item) -> Option<u64> {
 }
 
 /// Returns whether a client changes its own copy when it gets this.
-pub(crate) const fn is_acknowledgement(event: &Event) -> bool {
+const fn is_acknowledgement(event: &Event) -> bool {
     match event {
-        Event::Done { request } | Event::ContextSnapshot { request, .. } => {
+        Event::Done { request, .. } | Event::ContextSnapshot { request, .. } => {
             request.face == Domain::Global as u8 || request.face == Domain::Context as u8
         }
         Event::ContextCreated { .. } | Event::BusSubscribed { .. } | Event::Subscribed { .. } => true,

@@ -308,7 +308,7 @@ impl Agent {
                     self.attached(instance, server, &hello);
                 }
             }
-            Event::Done { request } => {
+            Event::Done { request, .. } => {
                 if let Some((_, pending)) = self.pending(&request) {
                     self.done(pending);
                 }

@@ -171,7 +171,7 @@ impl Agent {
                 self.desk.instance = Some(instance);
                 self.publish_directory();
             }
-            Event::Done { request } => {
+            Event::Done { request, .. } => {
                 if let Some((_, pending)) = self.pending(&request) {
                     self.done(pending);
                 }

@@ -536,7 +536,7 @@ impl Node {
 
     pub(crate) fn update_context(&mut self, session: SessionId, request: Request, id: &Text, delta: Json) {
         if self.phantom(session, id).is_some() {
-            return self.done(session, request);
+            return self.changed(session, request, id);
         }
         if let Err(reason) = self.count_change(session) {
             return self.refuse(session, request, reason);
@@ -552,7 +552,7 @@ impl Node {
             Err(reason) => return self.refuse(session, request, reason),
         };
         if self.drop_stale(session, &key, &mut parsed) && parsed.is_empty() {
-            return self.done(session, request);
+            return self.changed(session, request, id);
         }
         let from = self.cursor();
         let mut edited = Edited { node: self, key: &key, written: false };
@@ -581,7 +581,7 @@ impl Node {
                 self.tell(member, Event::ContextUpdated { context, updater, delta });
             }
         }
-        self.done(session, request);
+        self.changed(session, request, id);
     }
 
     pub(crate) fn destroy_context(&mut self, session: SessionId, request: Request, id: &Text) {

@@ -352,7 +352,12 @@ impl Node {
     }
 
     pub(crate) fn done(&mut self, session: SessionId, request: Request) {
-        self.tell(session, Event::Done { request });
+        self.tell(session, Event::Done { request, changed: None });
+    }
+
+    /// Says that a session's own change of a context is made.
+    pub(crate) fn changed(&mut self, session: SessionId, request: Request, context: &Text) {
+        self.tell(session, Event::Done { request, changed: Some(context.detached()) });
     }
 
     pub(crate) fn refuse(&mut self, session: SessionId, request: Request, reason: Reason) {

@@ -129,8 +129,8 @@ impl Outcome {
 pub enum Event {
     /// The session exists, under this instance id and identity.
     Attached { request: Request, instance: InstanceId, identity: Json },
-    /// A request succeeded and has no more to say.
-    Done { request: Request },
+    /// A request succeeded and has no more to say. Its application may have changed a context by it.
+    Done { request: Request, changed: Option<Text> },
     /// A request failed and changed nothing.
     Refused { request: Request, reason: Reason },
 
@@ -210,7 +210,7 @@ impl Event {
                         Outcome::Failed(_) => 0,
                     }
             }
-            Self::Done { request }
+            Self::Done { request, .. }
             | Self::Refused { request, .. }
             | Self::Subscribed { request, .. }
             | Self::ContextCreated { request, .. }

@@ -219,7 +219,7 @@ impl World {
                 self.answered(app, &request);
                 self.apps[app].instance = Some(instance);
             }
-            Event::Done { request } => self.done(app, &request),
+            Event::Done { request, .. } => self.done(app, &request),
             Event::Refused { request, reason } => {
                 let id = from_json(&request.id).as_u64().unwrap_or(0);
                 let pending = self.apps[app].pending.remove(&id);

@@ -181,7 +181,7 @@ impl Connection {
             Event::Attached { request, instance, identity } => {
                 self.welcome(session, request, instance, identity)
             }
-            Event::Done { request } => self.success(session, request),
+            Event::Done { request, .. } => self.success(session, request),
             Event::Refused { request, reason } => self.refusal(session, request, reason),
             Event::InstanceAdded { instance, identity, local } => agm("peer-added")
                 .text("new_peer_id", instance)

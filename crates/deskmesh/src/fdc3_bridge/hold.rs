@@ -324,7 +324,7 @@ async fn still_there(socket: &mut WebSocket, limits: &LimitsConfig) -> Option<En
         return Some(close(1001, format!("{missed} pings were not answered (limit missed_pings_max)")));
     }
     let deadline = Duration::from_millis(limits.write_deadline_ms);
-    match tokio::time::timeout(deadline, socket.ping()).await {
+    match tokio::time::timeout(deadline, socket.ping(Bytes::new())).await {
         Ok(Ok(())) => None,
         _ => Some(End::Gone),
     }

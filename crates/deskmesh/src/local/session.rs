@@ -15,20 +15,17 @@ use mesh_model::{Command, Event, Json, Request, Text};
 use proto_gw3::{Connection, Incoming, Login, traceparent};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::Local;
-use super::websocket::{CloseWith, End, RESTART, close};
-use super::wire::{Wire, frame_of, relieved};
+use super::settling::Settling;
+use super::websocket::{CloseWith, End, Heard, RESTART, close};
+use super::wire::{Wire, answer_of, frame_of, relieved};
 use crate::authenticator::{Authenticator, BASIC, Question, Verdict};
-use crate::outbox::{Item, Outbox, Taken, is_acknowledgement};
+use crate::outbox::{Item, Outbox, Taken};
 use crate::tokens::Purpose;
 
-/// Between the acknowledgement of a change and the next change by somebody else.
-///
-/// A Node.js client that reads both in one chunk applies them in the wrong order and keeps its own older
-/// value.
-const SETTLE: Duration = Duration::from_millis(2);
+/// How long a change by somebody else waits for its client to have read the acknowledgement of its own.
+const SETTLE_MAX: Duration = Duration::from_millis(100);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;
 /// Challenges that a client may be sent before it is logged in.
@@ -44,8 +41,9 @@ struct Session {
     wire: Wire,
     connection: Connection,
     outbox: Arc<Outbox>,
-    /// When the last acknowledgement was written that a change must not follow at once.
-    settles_at: Option<Instant>,
+    settling: Settling,
+    /// What waits for the client to read what came before it.
+    held: Option<Held>,
     attached: bool,
     /// Until when somebody must have logged in.
     hello_deadline: Instant,
@@ -54,6 +52,13 @@ struct Session {
     logins: FuturesUnordered<BoxFuture<'static, Decided>>,
     /// Whether the log has a line about its large messages.
     warned: bool,
+}
+
+/// Items that were taken, and are written once a ping is answered.
+struct Held {
+    items: VecDeque<Item>,
+    ping: u64,
+    until: Instant,
 }
 
 /// A login, and what became of it.
@@ -88,7 +93,8 @@ pub(super) async fn run(local: Arc<Local>, stream: TcpStream, read: Vec<u8>, rem
         wire,
         connection,
         outbox,
-        settles_at: None,
+        settling: Settling::default(),
+        held: None,
         attached: false,
         hello_deadline,
         challenges: 0,
@@ -116,14 +122,22 @@ impl Session {
         let outbox = self.outbox.clone();
         loop {
             let crowded = self.wire.waits_for();
+            let held_until = self.held.as_ref().map(|held| held.until);
             let ended = tokio::select! {
                 biased;
-                () = outbox.changed() => self.write().await,
+                () = outbox.changed(), if held_until.is_none() => self.write().await,
                 () = relieved(crowded.as_ref()), if crowded.is_some() => {
                     self.wire.go_on();
                     None
                 }
-                message = self.wire.socket.read(), if crowded.is_none() => self.read(message),
+                heard = self.wire.socket.hear(), if crowded.is_none() => match heard {
+                    Ok(Heard::Pong(content)) => self.settled(&content).await,
+                    heard => self.read(heard),
+                },
+                () = until(held_until), if held_until.is_some() => {
+                    self.settling.give_up();
+                    self.write().await
+                }
                 Some(decided) = self.logins.next(), if !self.logins.is_empty() => {
                     self.decided(decided);
                     None
@@ -140,8 +154,16 @@ impl Session {
         }
     }
 
-    fn read(&mut self, message: Result<Message, End>) -> Option<End> {
-        let frame = match message.and_then(frame_of) {
+    fn read(&mut self, heard: Result<Heard, End>) -> Option<End> {
+        let frame = match heard {
+            Ok(Heard::Message(message)) => frame_of(message),
+            Ok(Heard::Pong(content)) => {
+                self.answered(&content);
+                return None;
+            }
+            Err(end) => Err(end),
+        };
+        let frame = match frame {
             Ok(frame) => frame,
             Err(end) => return Some(end),
         };
@@ -285,61 +307,86 @@ impl Session {
 
     /// Writes what waits: all of it, or a part of much.
     async fn write(&mut self) -> Option<End> {
-        let mut items = match self.outbox.take() {
-            Taken::Items(items) => items,
-            Taken::Mark => self.local.gateway.present_value(&self.outbox).into_iter().collect(),
-            Taken::End(with) => return with.map(End::Close),
+        let mut items = match self.held.take() {
+            Some(held) => held.items,
+            None => match self.outbox.take() {
+                Taken::Items(items) => items,
+                Taken::Mark => self.local.gateway.present_value(&self.outbox).into_iter().collect(),
+                Taken::End(with) => return with.map(End::Close),
+            },
         };
         if let Err(end) = self.write_items(&mut items).await {
             return Some(self.outbox.closed().map_or(end, End::Close));
         }
-        if self.outbox.again() && self.wire.waits_for().is_none() {
+        if self.outbox.again() && self.wire.waits_for().is_none() && self.held.is_none() {
             // A client that is sent more than it can take is still heard.
-            return self.wire.socket.read().now_or_never().and_then(|message| self.read(message));
+            return self.wire.socket.hear().now_or_never().and_then(|heard| self.read(heard));
         }
         None
+    }
+
+    /// Takes it that the client has read what came before a ping, and writes what waited for that.
+    async fn settled(&mut self, pong: &Bytes) -> Option<End> {
+        let answered = self.answered(pong)?;
+        match self.held.as_ref().is_some_and(|held| held.ping <= answered) {
+            true => self.write().await,
+            false => None,
+        }
+    }
+
+    fn answered(&mut self, pong: &Bytes) -> Option<u64> {
+        let answered = answer_of(pong)?;
+        self.settling.answered(answered);
+        Some(answered)
     }
 
     async fn write_items(&mut self, items: &mut VecDeque<Item>) -> Result<(), End> {
         let mut fed = 0;
         while let Some(item) = items.pop_front() {
-            let (frame, settle) = match item {
+            let frame = match item {
                 Item::Event(session, event) => {
-                    if is_change(&event)
-                        && let Some(at) = self.settles_at.take()
-                        && at > Instant::now()
-                    {
-                        self.wire.flush().await?;
-                        tokio::time::sleep_until(at).await;
+                    if let Some(ping) = self.settling.awaits(session, &event) {
+                        items.push_front(Item::Event(session, event));
+                        return self.hold(std::mem::take(items), ping).await;
                     }
+                    self.settling.written(session, &event);
                     let frame = self.connection.encode(session, &event);
                     if matches!(event, Event::Refused { .. }) && self.connection.forget_refused(session) {
                         self.local.gateway.close_session(session, None);
                         self.attached = self.connection.sessions().next().is_some();
                     }
-                    (frame, is_acknowledgement(&event))
+                    frame
                 }
-                Item::Frame(frame) | Item::Data(frame) => (frame, false),
+                Item::Frame(frame) | Item::Data(frame) => frame,
                 // Neither is ever among what is taken.
                 Item::Mark(..) | Item::Slot(_) | Item::Ended(_) => continue,
                 Item::Close(with) => return Err(End::Close(with)),
             };
             self.wire.feed(frame).await?;
             fed += 1;
-            if settle {
-                self.settles_at = Some(Instant::now() + SETTLE);
-            }
             if fed % FRAMES_PER_FLUSH == 0 {
                 self.wire.flush().await?;
             }
         }
         self.wire.flush().await
     }
+
+    /// Keeps these, and what comes later in the outbox, until a ping is answered. All of it waits, so that
+    /// what a client is told keeps its order.
+    async fn hold(&mut self, items: VecDeque<Item>, ping: u64) -> Result<(), End> {
+        match self.settling.ping(ping) {
+            Some(number) => self.wire.ask(number).await?,
+            None => self.wire.flush().await?,
+        }
+        self.held = Some(Held { items, ping, until: Instant::now() + SETTLE_MAX });
+        Ok(())
+    }
 }
 
-/// Returns whether an event tells of somebody else's change that a client applies to a copy of its own.
-const fn is_change(event: &Event) -> bool {
-    matches!(event, Event::ContextUpdated { .. } | Event::BusEvent { .. } | Event::StreamData { .. })
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
 }
 
 impl Local {

@@ -132,6 +132,15 @@ pub enum End {
     Close(CloseWith),
 }
 
+/// What comes from a client.
+#[derive(Debug)]
+pub enum Heard {
+    /// A message, text or binary.
+    Message(Message),
+    /// The answer to a ping, with what was in that.
+    Pong(Bytes),
+}
+
 /// The node's end of a connection.
 #[derive(Debug)]
 pub struct WebSocket {
@@ -166,13 +175,29 @@ impl WebSocket {
     /// Returns why the connection ends.
     pub async fn read(&mut self) -> Result<Message, End> {
         loop {
+            if let Heard::Message(message) = self.hear().await? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// Returns the next message of the client, or its answer to a ping. May be dropped and called again.
+    ///
+    /// # Errors
+    ///
+    /// Returns why the connection ends.
+    pub async fn hear(&mut self) -> Result<Heard, End> {
+        loop {
             let message = self.socket.next().await;
             if matches!(message, Some(Ok(_))) {
                 self.heard = Instant::now();
             }
             match message {
-                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Ok(message),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    return Ok(Heard::Message(message));
+                }
+                Some(Ok(Message::Pong(content))) => return Ok(Heard::Pong(content)),
+                Some(Ok(Message::Ping(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(_))) => return Err(End::Goodbye),
                 None => return Err(End::Gone),
                 Some(Err(error)) => return Err(self.failed(&error)),
@@ -219,8 +244,8 @@ impl WebSocket {
     /// # Errors
     ///
     /// Returns what is wrong with the socket.
-    pub async fn ping(&mut self) -> Result<(), Error> {
-        self.socket.send(Message::Ping(Bytes::new())).await
+    pub async fn ping(&mut self, content: Bytes) -> Result<(), Error> {
+        self.socket.send(Message::Ping(content)).await
     }
 
     /// Returns how long ago anything came from the client, be it an answer to a ping.

@@ -45,7 +45,7 @@ impl Wire {
             );
             return Some(close(1001, reason));
         }
-        self.within(async |socket| socket.ping().await).await.err()
+        self.within(async |socket| socket.ping(Bytes::new()).await).await.err()
     }
 
     /// Returns when anything last came from the client.
@@ -85,6 +85,12 @@ impl Wire {
         self.within(async |socket| socket.flush().await).await
     }
 
+    /// Pings the client behind all that was written.
+    pub(crate) async fn ask(&mut self, number: u64) -> Result<(), End> {
+        let content = Bytes::copy_from_slice(&number.to_be_bytes());
+        self.within(async |socket| socket.ping(content).await).await
+    }
+
     /// Writes, but not for ever: a client that does not read is closed by its outbox or by the deadline.
     async fn within(
         &mut self,
@@ -117,6 +123,11 @@ impl Wire {
         outbox.again();
         result.map_err(|_| End::Gone)
     }
+}
+
+/// Returns the number of the [`ask`](Wire::ask) that this answers; nothing for other pings.
+pub(crate) fn answer_of(pong: &Bytes) -> Option<u64> {
+    pong.as_ref().try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Returns the bytes of a message, or why they cannot be JSON.

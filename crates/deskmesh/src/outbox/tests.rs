@@ -26,7 +26,7 @@ fn text(len: usize) -> Json {
 }
 
 fn done(session: SessionId) -> Item {
-    Item::Event(session, Event::Done { request: request(Domain::Global) })
+    Item::Event(session, Event::Done { request: request(Domain::Global), changed: None })
 }
 
 fn changed(session: SessionId, context: &str, updater: &str, len: usize) -> Item {

@@ -190,7 +190,7 @@ impl Desktop {
                     let updater = Text::from(format!("server-{}", session.0));
                     self.agent.event(DESK, Event::ContextUpdated { context, updater, delta }, now);
                 }
-                self.agent.event(session, Event::Done { request }, now);
+                self.agent.event(session, Event::Done { request, changed: None }, now);
             }
             // The desk is among those who listen.
             Command::BusPublish { data, .. } => {
@@ -207,7 +207,7 @@ impl Desktop {
                 let data = self.shared[&name].clone();
                 self.agent.event(session, Event::ContextSnapshot { request, context, name, data }, now);
             }
-            Command::Join { request, .. } => self.agent.event(session, Event::Done { request }, now),
+            Command::Join { request, .. } => self.agent.event(session, Event::Done { request, changed: None }, now),
             _ => {}
         }
     }
