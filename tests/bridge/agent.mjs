@@ -1,11 +1,16 @@
 // A desktop agent that has no apps but those a check gives it.
 
 import { randomUUID } from 'node:crypto'
+import { makeToken } from './token.mjs'
 import { open } from './websocket.mjs'
 
 /** How long anything that must come is waited for. */
 export let patienceMs = 5000
 export const setPatience = (ms) => { patienceMs = ms }
+
+/** The secret of the bridge, if it has one. */
+let secret
+export const setSecret = (text) => { secret = text }
 
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
@@ -50,16 +55,17 @@ export class Agent {
   }
 
   /** Connects and joins. */
-  static async join(url, requestedName, { channelsState = {}, handlers = {}, provider = requestedName, ...options } = {}) {
+  static async join(url, requestedName, { channelsState = {}, handlers = {}, provider = requestedName, authToken, ...options } = {}) {
     const agent = await Agent.connect(url, options)
     agent.handlers = handlers
-    await agent.handshake({ requestedName, channelsState, implementationMetadata: implementationMetadata(provider) })
+    await agent.handshake({ requestedName, channelsState, implementationMetadata: implementationMetadata(provider), ...(authToken && { authToken }) })
     return agent
   }
 
   async handshake(payload) {
     this.handshakeUuid = randomUUID()
-    this.send('handshake', payload, { requestUuid: this.handshakeUuid })
+    const shown = secret === undefined ? {} : { authToken: makeToken(secret, 'desktop-agent-bridge') }
+    this.send('handshake', { ...shown, ...payload }, { requestUuid: this.handshakeUuid })
     this.update = await this.got(
       (message) => message.type === 'connectedAgentsUpdate' && message.meta.requestUuid === this.handshakeUuid, 'the update for its handshake')
     this.name = this.update.payload.addAgent

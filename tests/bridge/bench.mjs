@@ -1,19 +1,21 @@
 #!/usr/bin/env node
 // Checks a Desktop Agent Bridge (FDC3 2.2, Agent Bridging) with agents of several habits. See README.md.
 //
-//   node bench.mjs --bridge ws://127.0.0.1:4475 [--only <part of a name>] [--list] [--json] [--patience <ms>]
+//   node bench.mjs --bridge ws://127.0.0.1:4475 [--only <part of a name>] [--list] [--json] [--patience <ms>] [--secret <file>]
 
+import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { Skip, checks } from './checks.mjs'
-import { setPatience } from './agent.mjs'
+import { setPatience, setSecret } from './agent.mjs'
 
 const { values } = parseArgs({
   options: {
     bridge: { type: 'string', default: 'ws://127.0.0.1:4475' }, only: { type: 'string', default: '' }, list: { type: 'boolean' }, json: { type: 'boolean' },
-    patience: { type: 'string', default: '5000' },
+    patience: { type: 'string', default: '5000' }, secret: { type: 'string' },
   },
 })
 setPatience(Number(values.patience))
+if (values.secret) setSecret(readFileSync(values.secret, 'utf8').trim())
 const chosen = checks.filter(({ name }) => name.includes(values.only))
 if (values.list) {
   for (const { name, level, clause } of chosen) console.log(`${level.padEnd(6)} ${name}  (${clause})`)

@@ -2,16 +2,24 @@
 //
 //   node bridge.mjs --a ws://…/fdc3 --bridge-a ws://… [--b ws://…/fdc3 --bridge-b ws://…] [--only TEXT] [--slow]
 //
+//   --slow         only the checks that take more than 20 s
+//   --rules        only the checks of a node with the rules at the head of `bridge/rules.mjs`
+//   --secret FILE  the agents prove to know the secret in this file (`fdc3.bridge_secret_file`), and there are
+//                  checks of what becomes of those who do not
+//
 // The nodes need the directory that `headless.mjs --write-directory` writes, and hold bridges of their own
-// (`fdc3.bridge`). The agents are those of `../bridge`. With --slow there are only the checks that take more
-// than 20 s. Ends with 0 if every check went well.
+// (`fdc3.bridge`). The agents are those of `../bridge`. Ends with 0 if every check went well.
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { Agent, pause, setPatience } from '../bridge/agent.mjs';
-import { connect } from './lib/client.mjs';
-import { urlOf } from './lib/directory.mjs';
+import { pause, setPatience, setSecret } from '../bridge/agent.mjs';
+import { ruleChecks } from './bridge/rules.mjs';
+import { secretChecks } from './bridge/secret.mjs';
+import {
+  QUESTION, agent, app, casts, cleanUp, end, handlesAsk, raise, settled, source, sources, until, world,
+} from './lib/agents.mjs';
 
 const { values: flags } = parseArgs({
   options: {
@@ -22,86 +30,11 @@ const { values: flags } = parseArgs({
     lib: { type: 'string', default: 'old' },
     only: { type: 'string', default: '' },
     slow: { type: 'boolean', default: false },
+    rules: { type: 'boolean', default: false },
+    secret: { type: 'string' },
   },
 });
-const QUESTION = { type: 'x.question', q: 21 };
-const kept = [];
-
-/** Connects an app to a node. */
-async function app(place, appId) {
-  const client = await connect(flags.lib, flags[place], { identityUrl: urlOf(appId) });
-  kept.push(() => client.kill());
-  return client;
-}
-
-/** Has an agent join the bridge of a node. */
-async function agent(place, name, handlers = {}, options = {}) {
-  const joined = await Agent.join(flags[`bridge-${place}`], `${name}-${randomUUID().slice(0, 8)}`, { handlers, ...options });
-  kept.push(() => joined.cut());
-  return joined;
-}
-
-/** Waits until something is so. */
-async function until(isSo, what = String(isSo)) {
-  for (const deadline = Date.now() + 10_000; Date.now() < deadline; await pause(20)) {
-    const value = await isSo();
-    if (value) return value;
-  }
-  throw new Error(`never: ${what}`);
-}
-
-/** Does something that fails until nodes have heard of each other's agents. */
-async function settled(act) {
-  let problem;
-  const done = await until(() => act().catch((error) => { problem = error; })).catch(() => undefined);
-  if (!done) throw problem;
-  return done;
-}
-
-/** What an app is told of who broadcasts, by context: the oldest library keeps that to itself. */
-function sources(client) {
-  const told = [];
-  const filter = ({ type }) => type === 'broadcastEvent';
-  client.messaging.register({ id: randomUUID(), filter, action: ({ payload }) => told.push([payload.context, payload.originatingApp]) });
-  return told;
-}
-
-/** What the agents of other makers do with intents: they have one app that handles `Ask`. */
-function handlesAsk(instanceId, result) {
-  const found = (to) => ({ appId: 'foreign', instanceId, title: 'An app elsewhere', desktopAgent: to.name });
-  const mine = (request) => request.payload.intent === 'Ask';
-  return {
-    findIntentRequest: (request, to) => to.answer(request, {
-      appIntent: { intent: { name: request.payload.intent, displayName: 'Ask away' }, apps: mine(request) ? [found(to)] : [] },
-    }),
-    findIntentsByContextRequest: (request, to) => to.answer(request, {
-      appIntents: request.payload.context.type === 'x.ask' ? [{ intent: { name: 'Ask', displayName: 'Ask away' }, apps: [found(to)] }] : [],
-    }),
-    findInstancesRequest: (request, to) => to.answer(request, { appIdentifiers: request.payload.app.appId === 'foreign' ? [found(to)] : [] }),
-    getAppMetadataRequest: (request, to) => to.answer(request, { appMetadata: found(to) }),
-    openRequest: (request, to) => to.answer(request, { appIdentifier: found(to) }),
-    raiseIntentRequest: (request, to) => {
-      to.answer(request, { intentResolution: { intent: request.payload.intent, source: found(to) } });
-      const intentResult = result?.(request, to);
-      if (intentResult) to.answer(request, { intentResult }, 'raiseIntentResultResponse');
-    },
-  };
-}
-
-const source = (of, instanceId) => ({ desktopAgent: of.name, appId: 'foreign', instanceId });
-
-/** Raises an intent from an app of an agent at an app of the node, and returns the answer and its result. */
-async function raise(of, instanceId, intent, target) {
-  const node = of.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
-  const destination = { desktopAgent: node };
-  const uuid = of.send('raiseIntentRequest', { intent, context: QUESTION, app: { ...target, desktopAgent: node } }, { source: source(of, instanceId), destination });
-  const answer = await of.answerTo(uuid);
-  const result = () => of.got((message) => message.type === 'raiseIntentResultResponse' && message.meta.requestUuid === uuid, 'the result');
-  return { answer, result, node };
-}
-
-/** Broadcasts of an agent's log, on one channel. */
-const casts = (of, channelId) => of.all('broadcastRequest').filter((message) => message.payload.channelId === channelId).map((message) => message.payload.context);
+Object.assign(world, flags);
 
 /** An app of the other node takes 20 s to start. */
 const slow = {
@@ -123,11 +56,6 @@ const slow = {
     end(other, answer.payload.intentResolution.source);
   },
 };
-
-/** Ends a native app of the test directory. */
-function end(of, { instanceId }) {
-  of.send('broadcastRequest', { channelId: 'test-native-reports', context: { type: 'x.end', instanceId } }, { source: source(of, 'i1') });
-}
 
 const checks = {
   'getInfo says that there is a bridge': async () => {
@@ -420,9 +348,11 @@ async function streams(place, appId = 'test-quoter') {
 
 let failed = 0;
 if (flags.slow) setPatience(60_000);
-for (const [name, run] of Object.entries(flags.slow ? slow : checks).filter(([name]) => name.includes(flags.only))) {
+if (flags.secret) setSecret(readFileSync(flags.secret, 'utf8').trim());
+const chosen = { ...(flags.slow ? slow : flags.rules ? ruleChecks : checks), ...flags.secret && secretChecks };
+for (const [name, run] of Object.entries(chosen).filter(([name]) => name.includes(flags.only))) {
   const problem = await run().then(() => undefined, (error) => error);
-  while (kept.length) kept.pop()();
+  cleanUp();
   failed += problem ? 1 : 0;
   console.log(`${problem ? 'FAIL' : 'ok  '}  ${name}`);
   if (problem) console.log(`      ${String(problem.stack).replaceAll('\n', '\n      ')}`);

@@ -6,6 +6,7 @@
 //
 //   --lib old|beta       the library of the apps: @finos/fdc3 2.2.0 (default) or 2.2.1-beta.2
 //   --restart CMD        a program that ends the node, starts it again and returns; without it nothing is restarted
+//   --full               the node takes few apps: `limits.sessions_per_user_max` is 3, and only that is checked
 //   --only TEXT          only checks whose name contains TEXT
 //   --screenshots DIR    pictures of launcher, channel selector and resolver, light and dark
 //   --verbose            what the pages log
@@ -29,6 +30,7 @@ const { values: flags } = parseArgs({
     'write-directory': { type: 'string' },
     lib: { type: 'string', default: 'old' },
     restart: { type: 'string' },
+    full: { type: 'boolean', default: false },
     only: { type: 'string', default: '' },
     screenshots: { type: 'string' },
     verbose: { type: 'boolean', default: false },
@@ -662,6 +664,19 @@ const restartChecks = {
   },
 };
 
+/** The desktop agent's own session is the third. */
+const fullChecks = {
+  async 'an app that a full node does not take is refused, and its console says why'(desk) {
+    const launcher = await desk.launcher();
+    for (const appId of ['trader', 'blotter']) await desk.start(launcher, appId);
+    const [app] = await Promise.all([desk.context.waitForEvent('page'), launcher.locator('.app[data-app-id=chart]').first().click()]);
+    assert.deepEqual(await outcome(app), { error: 'AccessDenied' });
+    const said = await desk.logged(/^(?!.*deskmesh node at).*validation failed.*sessions_per_user_max \(3\)/);
+    assert.equal(said.level, 'error');
+    await until(async () => await launcher.locator('.instance').count() === 2, 'the two that are there');
+  },
+};
+
 function restart() {
   execFileSync('sh', ['-c', flags.restart], { stdio: flags.verbose ? 'inherit' : 'ignore' });
 }
@@ -725,12 +740,12 @@ let failed = 0;
 if (flags.screenshots) {
   await takePictures(browser);
 } else {
-  for (const [name, check] of Object.entries({ ...checks, ...(flags.restart ? restartChecks : {}) })) {
+  for (const [name, check] of Object.entries(flags.full ? fullChecks : { ...checks, ...(flags.restart ? restartChecks : {}) })) {
     if (!name.includes(flags.only)) continue;
     // The library gives an agent one second to be found, which a busy machine may not have: once more is allowed.
     if (!(await passes(name, check, 'again')) && !(await passes(name, check, 'FAIL'))) failed++;
   }
-  if (!flags.restart) console.log('skip what needs --restart');
+  if (!flags.restart && !flags.full) console.log('skip what needs --restart');
 }
 await browser.close();
 server.close();

@@ -8,6 +8,7 @@
 //                     each (default: every one by itself) or all (each, and old with every other both ways)
 //   --suite NAME      only these suites (repeat or separate by commas)
 //   --only TEXT       only checks whose name contains TEXT
+//   --full            the nodes take few apps of a user: `limits.sessions_per_user_max` is 3; with `--only full`
 //   --user NAME       all checks as this user's; else each has one of its own
 //   --control CMD     a program that cuts and heals the link between the nodes, and kills and starts them, for
 //                     `--suite links`; see ../clients/README.md
@@ -40,6 +41,7 @@ const { values: flags } = parseArgs({
     suite: { type: 'string', multiple: true, default: SUITES },
     only: { type: 'string', default: '' },
     control: { type: 'string' },
+    full: { type: 'boolean', default: false },
     user: { type: 'string' },
     jobs: { type: 'string', default: '4' },
     repeat: { type: 'string', default: '1' },

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 
 use mesh_tests::clients::run_fdc3;
 use mesh_tests::{Node, NodeOptions, PATIENCE, until};
@@ -12,24 +13,35 @@ struct Bridged {
     node: Node,
     fdc3: String,
     bridge: String,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Bridged {
     /// Starts one. `place` says which of the test apps it has.
     fn start(name: &str, place: &[&str], join: Option<String>) -> Self {
+        Self::start_with(name, place, join, |_| String::new())
+    }
+
+    /// Starts one with more in its section `fdc3`, which may name files in the directory given.
+    fn start_with(
+        name: &str,
+        place: &[&str],
+        join: Option<String>,
+        more: impl FnOnce(&Path) -> String,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let more = more(directory.path());
         let file = directory.path().join("apps.json");
         let file = file.to_str().expect("a path of ASCII");
         run_fdc3(&[&["headless.mjs", "--write-directory", file], place].concat());
         assert!(fs::exists(file).expect("a readable directory"));
         let port = free_port();
-        let config = format!("[fdc3]\ndirectories = [{file:?}]\nbridge = true\nbridge_port = {port}\n");
+        let config = format!("[fdc3]\ndirectories = [{file:?}]\nbridge = true\nbridge_port = {port}\n{more}");
         let node = Node::start(NodeOptions { name: name.to_owned(), config, join, ..NodeOptions::default() });
         let holds = until(PATIENCE, || node.log().contains("holds the desktop agent bridge"));
         assert!(holds, "{}", node.log());
         let fdc3 = format!("{}/fdc3", node.url());
-        Self { node, fdc3, bridge: format!("ws://127.0.0.1:{port}"), _directory: directory }
+        Self { node, fdc3, bridge: format!("ws://127.0.0.1:{port}"), directory }
     }
 }
 
@@ -43,6 +55,44 @@ fn apps_of_a_node_and_agents_on_its_bridge() {
     let a = Bridged::start("desk-a", &[], None);
     run_fdc3(&["bridge.mjs", "--a", &a.fdc3, "--bridge-a", &a.bridge]);
     run_fdc3(&["../bridge/bench.mjs", "--bridge", &a.bridge]);
+}
+
+/// What may cross, as the head of `tests/fdc3/bridge/rules.mjs` has it.
+const RULES: &str = r#"bridge_rules = [
+  { direction = "out", channel = "kept-out-but", allow = true },
+  { direction = "out", channel = "/^kept-out-/", allow = false },
+  { direction = "in", channel = "/^kept-in-/", allow = false },
+  { direction = "in", channel = "/^quiet-/", app = "foreign", allow = false },
+  { direction = "out", intent = "Secret", allow = false },
+  { direction = "in", intent = "GetTopic", allow = false },
+  { direction = "out", app = "hidden", allow = false },
+  { direction = "in", app = "/^test-s/", allow = false },
+]
+"#;
+
+#[test]
+fn what_may_cross_the_bridge() {
+    let a = Bridged::start_with("desk-a", &[], None, |_| RULES.to_owned());
+    run_fdc3(&["bridge.mjs", "--a", &a.fdc3, "--bridge-a", &a.bridge, "--rules"]);
+    // Who wonders why something is not found reads the log: here the eighth rule.
+    let told = until(PATIENCE, || a.node.log().contains("test-second"));
+    let log = a.node.log();
+    let line = log.lines().find(|line| line.contains("test-second"));
+    assert!(told && line.is_some_and(|line| line.contains("rule 8 of")), "{line:?}");
+}
+
+#[test]
+fn agents_that_show_tokens() {
+    let secret = |directory: &Path| {
+        let file = directory.join("secret");
+        fs::write(&file, "a secret that is long enough for HS256\n").expect("a file can be written");
+        format!("bridge_secret_file = {file:?}\n{RULES}")
+    };
+    let a = Bridged::start_with("desk-a", &[], None, secret);
+    let file = a.directory.path().join("secret");
+    let file = file.to_str().expect("a path of ASCII");
+    run_fdc3(&["bridge.mjs", "--a", &a.fdc3, "--bridge-a", &a.bridge, "--rules", "--secret", file]);
+    run_fdc3(&["../bridge/bench.mjs", "--bridge", &a.bridge, "--secret", file]);
 }
 
 /// Starts two nodes that see each other.

@@ -52,13 +52,35 @@ fn libraries_when_links_are_cut() {
 }
 
 #[test]
-fn apps_in_a_browser() {
+fn apps_that_a_full_node_does_not_take() {
     let _turn = lock(&TURN);
+    check_browser();
+    let folder = tempfile::tempdir().unwrap();
+    let config = |apps: &Path| format!("{}[limits]\nsessions_per_user_max = 3\n", directories(apps));
+    let apps = folder.path().join("apps.json");
+    run_fdc3(&["headless.mjs", "--write-directory", path(&apps)]);
+    let node = Linked::start_with(1, |_| config(&apps));
+    run_fdc3(&["headless.mjs", "--a", &endpoint(&node, 0), "--full", "--only", "full"]);
+    let pages = folder.path().join("pages.json");
+    let port = free_port();
+    run_fdc3(&["browser.mjs", "--write-directory", path(&pages), "--app-port", &port]);
+    let node = Linked::start_with(1, |_| config(&pages));
+    let url = node.urls()[0].replace("ws://", "http://");
+    run_fdc3(&["browser.mjs", "--node", &url, "--app-port", &port, "--full"]);
+}
+
+fn check_browser() {
     let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
     assert!(
         Path::new(&browser).exists(),
         "the browser tests are not skipped: install Chromium, or name it in the variable CHROMIUM"
     );
+}
+
+#[test]
+fn apps_in_a_browser() {
+    let _turn = lock(&TURN);
+    check_browser();
     let folder = tempfile::tempdir().unwrap();
     let apps = folder.path().join("apps.json");
     let port = free_port();

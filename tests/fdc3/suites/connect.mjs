@@ -62,6 +62,22 @@ export default [
     }
   }),
 
+  check('15', 'an app that a full node does not take is told which limit is reached', { raw: true, needs: 'full' }, async (world) => {
+    // The desktop agent's own session is the third.
+    const [one] = [await world.raw('a', 'test-one'), await world.raw('a', 'test-two')];
+    const identityUrl = urlOf('test-three');
+    const late = await world.socket('a');
+    const answered = late.next(({ type }) => type.startsWith('WCP5'));
+    late.post({ type: 'WCP4ValidateAppIdentity', meta: { connectionAttemptUuid: 'late', timestamp: new Date() }, payload: { identityUrl, actualUrl: identityUrl } });
+    const { type, meta, payload } = await answered;
+    assert.equal(type, 'WCP5ValidateAppIdentityFailedResponse');
+    assert.equal(meta.connectionAttemptUuid, 'late');
+    assert.match(payload.message, /sessions_per_user_max \(3\)/);
+    assert.equal(await late.closed, 1008);
+    one.socket.close();
+    await world.until(() => world.raw('a', 'test-three').catch(() => undefined));
+  }),
+
   check('15', 'after a lost connection an app keeps its instance id', async (world) => {
     const app = await world.connect('a', 'test-one');
     const { instanceId, instanceUuid } = app.id;
