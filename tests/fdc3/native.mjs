@@ -3,11 +3,14 @@
 //   node native.mjs quote INTENT [SECONDS]   reports the contexts that it hears, and answers INTENT; takes
 //                                            so long to start
 //   node native.mjs silent                   connects and never listens
+//   node native.mjs close                    asks to be closed once it has its context, and reports the signal
+//                                            that this brings
 //   node native.mjs lend                     tells the secret that it has connected with
 //
 // It says what it has heard on the app channel `test-native-reports`, and ends when somebody broadcasts
 // `x.end` with its instance id there, when its connection ends, or after a minute.
 
+import { randomUUID } from 'node:crypto';
 import { connect } from './lib/client.mjs';
 import { sleep } from '../clients/lib/wait.mjs';
 
@@ -32,6 +35,16 @@ async function report(more) {
   }
 }
 
+if (process.argv[2] === 'close') {
+  await agent.addContextListener('x.question', () => socket.post({ type: 'closeRequest', payload: {}, meta: { requestUuid: randomUUID(), timestamp: new Date() } }));
+  const told = {};
+  process.once('SIGTERM', async (signal) => {
+    told.signal = signal;
+    await reports.broadcast({ type: 'x.report', instanceId: id.instanceId, pid: process.pid, ...told });
+    process.exit();
+  });
+  await report(told);
+}
 if (process.argv[2] === 'lend') await report({ sharedSecret });
 if (process.argv[2] === 'quote') {
   const heard = [];

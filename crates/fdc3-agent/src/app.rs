@@ -9,7 +9,7 @@ use mesh_model::{Area, Command, Event, Json, Reason, SessionId, Text};
 use proto_dacp::{Hello, Object};
 
 use crate::channel::Listener;
-use crate::{Agent, ConnectionId, Output, Pending, Time, Timer, app_identifier};
+use crate::{Agent, Asker, ConnectionId, Output, Pending, Time, Timer, app_identifier};
 
 /// An instance of an app.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct App {
     pub(crate) methods: BTreeMap<Text, u64>,
     /// Whether it listened for anything yet.
     pub(crate) listened: bool,
+    /// Its request to be closed.
+    pub(crate) closing: Option<Asker>,
 }
 
 /// A listener for an intent.
@@ -192,6 +194,7 @@ impl Agent {
             events: BTreeMap::new(),
             methods: BTreeMap::new(),
             listened: false,
+            closing: None,
         };
         self.apps.insert(instance, app);
         true
@@ -279,6 +282,7 @@ impl Agent {
         app.events.clear();
         app.methods.clear();
         app.server = None;
+        app.closing = None;
         let listeners = std::mem::take(&mut app.listeners);
         if let Some(session) = app.session.take() {
             self.sessions.remove(&session);
@@ -286,6 +290,7 @@ impl Agent {
             self.pending.retain(|_, (of, _)| *of != session);
             self.outputs.push_back(Output::CloseSession(session));
         }
+        self.no_timer(&Timer::Close(instance.clone()));
         self.leave_private_channels(&instance, listeners);
         self.handler_is_gone(&instance);
         self.opener_is_gone(&instance);

@@ -93,6 +93,8 @@ pub struct Limits {
     pub result_ms: u64,
     /// How long another node may take for an answer that starts no app.
     pub peer_ms: u64,
+    /// How long an app may take to go when it has asked to be closed.
+    pub close_ms: u64,
     /// How long a closed connection's instance may come back under its id.
     pub return_ms: u64,
     /// How long the state of a channel waits for the broadcast that made it.
@@ -132,6 +134,7 @@ impl Default for Limits {
             intent_ms: 20_000,
             result_ms: 600_000,
             peer_ms: 5_000,
+            close_ms: 5_000,
             return_ms: 10_000,
             event_ms: 1_000,
             heartbeat_ms: 30_000,
@@ -187,8 +190,8 @@ pub enum Output {
         /// What to start.
         record: Arc<Record>,
     },
-    /// Close the window of an app.
-    CloseWindow(Text),
+    /// Close the window of an app, or end its process; if there is no way to, say so with [`Agent::not_closed`].
+    CloseApp(Text),
     /// Say this to the bridge, as the node's agent.
     Bridge(Message),
     /// Note that a rule has kept something from crossing the bridge.
@@ -253,6 +256,8 @@ enum Timer {
     Pending(u64),
     /// A request to the bridge is late.
     Bridge(Text),
+    /// An app has asked to be closed and is still there.
+    Close(Text),
     /// An instance has been away.
     Return(Text),
     /// State came without its event.
@@ -354,6 +359,7 @@ impl Agent {
                 Timer::Results => self.results_are_late(),
                 Timer::Pending(id) => self.pending_is_late(id),
                 Timer::Bridge(id) => self.bridge_is_late(&id),
+                Timer::Close(instance) => self.close_failed(&instance),
                 Timer::Return(instance) => self.forget(&instance),
                 Timer::State(channel, kind) => self.state_without_event(&channel, &kind),
                 Timer::Heartbeat => {

@@ -1,4 +1,4 @@
-//! Starting apps: `open`, and what an intent needs.
+//! Starting apps: `open`, and what an intent needs. And closing those that ask for it: `close`.
 
 use mesh_model::{Json, Text};
 use proto_dacp::{AppRef, Fault, Object};
@@ -271,6 +271,32 @@ impl Agent {
     /// An app that was being opened is gone again.
     pub(crate) fn opener_is_gone(&mut self, instance: &Text) {
         self.end_opening(instance, Err(Fault::ErrorOnLaunch));
+    }
+
+    /// An app wants to be closed. When that has been done, there is nobody to answer.
+    pub(crate) fn close(&mut self, asker: &Asker) -> Result<(), Fault> {
+        let app = self.apps.get_mut(&asker.instance).ok_or(Fault::ErrorOnClose)?;
+        if app.closing.is_some() {
+            return Err(Fault::ErrorOnClose);
+        }
+        app.closing = Some(asker.clone());
+        self.timer(self.settings.limits.close_ms, Timer::Close(asker.instance.clone()));
+        self.outputs.push_back(Output::CloseApp(asker.instance.clone()));
+        Ok(())
+    }
+
+    /// There is nobody who could close an app.
+    pub fn not_closed(&mut self, instance: &Text, now: Time) {
+        self.now = now;
+        self.close_failed(instance);
+    }
+
+    /// An app that has asked to be closed is still there.
+    pub(crate) fn close_failed(&mut self, instance: &Text) {
+        self.no_timer(&Timer::Close(instance.clone()));
+        if let Some(asker) = self.apps.get_mut(instance).and_then(|app| app.closing.take()) {
+            self.answer(&asker, Err(Fault::ErrorOnClose));
+        }
     }
 
     fn end_opening(&mut self, instance: &Text, end: Result<(), Fault>) {

@@ -51,7 +51,7 @@ impl Agent {
             Request::Open { app, context, metadata } => {
                 self.open(&app, context, metadata.as_ref(), asker.clone());
             }
-            Request::Close => self.outputs.push_back(Output::CloseWindow(me.clone())),
+            Request::Close => self.close(asker)?,
             Request::GetUserChannels => {
                 let channels = self.user_channels();
                 self.answer(asker, Ok(channels));

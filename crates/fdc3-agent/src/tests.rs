@@ -30,6 +30,7 @@ struct World {
     frames: BTreeMap<Handle, VecDeque<Json>>,
     launched: Vec<(usize, Text, Text)>,
     limits: Vec<String>,
+    closing: Vec<Text>,
     links: VecDeque<(usize, LinkId, LinkMessage)>,
     cut: bool,
     /// The latest link between the two nodes.
@@ -54,6 +55,7 @@ impl World {
             frames: BTreeMap::new(),
             launched: Vec::new(),
             limits: Vec::new(),
+            closing: Vec::new(),
             links: VecDeque::new(),
             cut: false,
             link: LinkId(0),
@@ -134,6 +136,7 @@ impl World {
                         Output::CloseSession(session) => {
                             self.nodes[at].handle(Input::SessionClosed { session, heard: None }, clock);
                         }
+                        Output::CloseApp(instance) => self.closing.push(instance),
                         Output::LimitReached(why) => self.limits.push(why),
                         Output::Launch { instance, secret, .. } => self.launched.push((at, instance, secret)),
                         _ => {}
@@ -604,6 +607,44 @@ fn an_app_that_never_comes_or_never_listens_is_told_apart() {
     world.story(two);
     world.send(two, "addContextListener", r#"{"channelId":null,"contextType":null}"#);
     assert_eq!(world.story(two), ["addContextListenerResponse"]);
+}
+
+#[test]
+fn who_asks_to_be_closed_is_told_when_that_fails() {
+    let mut world = World::new(1);
+    let (one, welcome) = world.app(0, "one");
+    let instance = text(&welcome, "instanceId").unwrap();
+    let refused = |world: &mut World| {
+        let answer = world.payload(one, "closeResponse")?;
+        Some(error(&answer).unwrap())
+    };
+    // Nobody is there who could.
+    world.send(one, "close", "{}");
+    assert_eq!((world.closing.pop(), refused(&mut world)), (Some(instance.clone()), None));
+    world.agents[0].not_closed(&instance, world.now);
+    world.settle();
+    assert_eq!(refused(&mut world).as_deref(), Some("ErrorOnClose"));
+    // Somebody is, and it is still there; one request at a time.
+    world.send(one, "close", "{}");
+    assert_eq!(refused(&mut world), None);
+    world.pass(3_000);
+    world.send(one, "close", "{}");
+    assert_eq!(refused(&mut world).as_deref(), Some("ErrorOnClose"));
+    assert_eq!(world.closing.len(), 1);
+    world.pass(2_100);
+    assert_eq!(refused(&mut world).as_deref(), Some("ErrorOnClose"));
+    // It goes, and comes back: the time that it had is not that of its next request.
+    world.send(one, "close", "{}");
+    world.pass(4_000);
+    world.gone(one);
+    let proof = text(&welcome, "instanceUuid").unwrap();
+    let again = world.hello(0, &identity("http://app.example/one", Some((&instance, &proof)))).unwrap();
+    world.story(again);
+    world.send(again, "close", "{}");
+    world.pass(4_000);
+    assert_eq!(world.story(again), [""; 0]);
+    world.pass(1_100);
+    assert_eq!(world.story(again), ["closeResponse"]);
 }
 
 #[test]

@@ -40,6 +40,7 @@ const EVERYWHERE = [
   web('test-hash', '/specific?x=1#h'),
   program('test-native', process.execPath, started('quote', 'NativePrice'), listensFor({ NativePrice: { ...question, displayName: 'Ask a program', resultType: 'x.price' } })),
   program('test-silent', process.execPath, started('silent')),
+  program('test-closing', process.execPath, started('close')),
   program('test-lender', process.execPath, started('lend')),
   program('test-broken', '/nonexistent/program', []),
 ];

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { check } from '../lib/check.mjs';
 import { urlOf } from '../lib/directory.mjs';
 import { Socket } from '../lib/socket.mjs';
-import { aWhile, failsWith, hears } from '../lib/world.mjs';
+import { answersWith, aWhile, failsWith, hears } from '../lib/world.mjs';
 
 const APP = 'test-launched';
 const CONTEXT = { type: 'x.question', q: 21 };
@@ -166,4 +166,28 @@ export default [
     await adapted(world, desk, await ordered);
     await failsWith('AppTimeout', opened, 40_000);
   }, { timeoutMs: 60_000 }),
+
+  launched('33', 'an app that asks to be closed is closed by its launcher', async (world, desk) => {
+    const order = await desk.launch(APP);
+    const app = await desk.adapted(order);
+    world.keep(() => app.socket.close());
+    const told = desk.socket.next(({ type, instanceId }) => type === 'close' && instanceId === order.instanceId);
+    const response = app.socket.request('closeRequest', {}, { ms: 10_000 });
+    await told;
+    // The window is still there, as it is no launcher's to close.
+    await answersWith('ErrorOnClose', response);
+    // Now it closes: nobody is there to be answered.
+    const goes = app.socket.request('closeRequest', {}, { ms: 10_000 });
+    await app.socket.kill();
+    await world.rejection(goes);
+    await world.until(() => listed(desk, order.instanceId)?.state !== 'connected', 5000, 'no longer connected');
+  }, { raw: true }),
+
+  check('33', 'an app that nobody could close is told so', { raw: true }, async (world) => {
+    const app = await world.raw('a', 'test-one');
+    await answersWith('ErrorOnClose', app.socket.request('closeRequest', {}));
+    // With a body that is none, too.
+    await answersWith('ErrorOnClose', app.socket.request('closeRequest'));
+    assert.equal((await app.socket.request('getInfoRequest', {})).payload.implementationMetadata.appMetadata.instanceId, app.id.instanceId);
+  }),
 ];

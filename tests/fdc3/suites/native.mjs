@@ -72,4 +72,25 @@ export default [
     await answersWith('DesktopAgentNotFound', socket.request('openRequest', { app, context }));
     await answersWith('DesktopAgentNotFound', socket.request('raiseIntentRequest', { intent: 'NativePrice', app, context }));
   }),
+
+  check('33', 'a program that asks to be closed is asked by the system to end', { timeoutMs: 60_000 }, async (world) => {
+    const asker = await world.connect('a', 'test-one');
+    const of = await reports(world, asker);
+    const { instanceId } = await asker.agent.open({ appId: await idAt(world, 'test-closing', asker) }, { type: 'x.question' });
+    const { pid } = await world.until(() => of.get(instanceId), 10_000, 'the program reports');
+    const ended = await world.until(() => of.get(instanceId).signal, 10_000, 'it has been told to end');
+    assert.equal(ended, 'SIGTERM');
+    // Its good order takes a moment, and then it is gone.
+    await world.until(() => !isAlive(pid), 10_000, 'the process is gone');
+    await world.until(async () => !(await asker.agent.findInstances({ appId: 'test-closing' })).some((one) => one.instanceId === instanceId), 10_000, 'no longer listed');
+    of.delete(instanceId);
+  }),
 ];
+
+function isAlive(pid) {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}

@@ -7,11 +7,13 @@
 use std::error::Error;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::{fmt, io};
 
 use fdc3_directory::{AppType, Details, Record};
 use mesh_model::Text;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 
 use crate::config::key;
 
@@ -27,7 +29,24 @@ pub(crate) struct Credentials {
     pub(crate) shared_secret: String,
 }
 
-/// Starts a native application, and returns its process id. `on_exit` is called when it has ended.
+/// A native application that was started.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// None when it has just ended.
+    pid: Option<u32>,
+    end: Arc<Notify>,
+}
+
+impl Process {
+    /// Asks it to end, in its own good order. Returns whether the system has a way to.
+    pub(crate) fn end(&self) -> bool {
+        tracing::info!(pid = self.pid, "native app is asked to end, as it has asked for");
+        self.end.notify_one();
+        cfg!(unix)
+    }
+}
+
+/// Starts a native application. `on_exit` is called when it has ended.
 ///
 /// Must be called within a tokio runtime.
 ///
@@ -38,7 +57,7 @@ pub(crate) fn launch(
     record: &Record,
     credentials: &Credentials,
     on_exit: impl FnOnce(io::Result<ExitStatus>) + Send + 'static,
-) -> Result<Option<u32>, LaunchError> {
+) -> Result<Process, LaunchError> {
     let app_id = record.app_id.to_string();
     let Details::Native { path, arguments } = &record.details else {
         return Err(LaunchError::NotStartable { app_id, why: why_not(record) });
@@ -49,8 +68,15 @@ pub(crate) fn launch(
     let pid = child.id();
     tracing::info!(app = %record.app_id, program = %path, pid, "native app started");
     let app_id = record.app_id.detached();
+    let end = Arc::new(Notify::new());
+    let asked = end.clone();
     tokio::spawn(async move {
-        let ended = child.wait().await;
+        let ended = loop {
+            tokio::select! {
+                ended = child.wait() => break ended,
+                () = asked.notified() => ask_to_end(&child, &app_id),
+            }
+        };
         match &ended {
             Ok(status) => tracing::info!(app = %app_id, pid, %status, "native app ended"),
             Err(error) => {
@@ -59,8 +85,22 @@ pub(crate) fn launch(
         }
         on_exit(ended);
     });
-    Ok(pid)
+    Ok(Process { pid, end })
 }
+
+/// Asks the process, and those that it has started, to end. While it is waited for, its id is no other's.
+#[cfg(unix)]
+fn ask_to_end(child: &Child, app_id: &Text) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else { return };
+    if let Err(error) = kill_process_group(pid, Signal::TERM) {
+        tracing::warn!(app = %app_id, %error, "a native app cannot be asked to end");
+    }
+}
+
+/// Processes without a window of their own cannot be asked to.
+#[cfg(not(unix))]
+fn ask_to_end(_: &Child, _: &Text) {}
 
 /// Returns why a record is of no program that a node starts, and what to do.
 fn why_not(record: &Record) -> String {
@@ -202,7 +242,7 @@ mod tests {
     fn launched(record: &Record) -> (Pid, oneshot::Receiver<io::Result<ExitStatus>>) {
         let (tx, rx) = oneshot::channel();
         let on_exit = move |ended| drop(tx.send(ended));
-        let pid = launch(record, &credentials(), on_exit).unwrap().unwrap();
+        let pid = launch(record, &credentials(), on_exit).unwrap().pid.unwrap();
         (Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), rx)
     }
 
@@ -237,6 +277,26 @@ mod tests {
         assert_eq!(end(rx).await.signal(), Some(9));
         // Nothing is left of it, not even a row in the process table.
         assert!(test_kill_process(pid).is_err());
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_to_end_with_what_it_has_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("said");
+        // It ends by itself, once its child has.
+        let script = r#"trap 'wait; echo ended >> "$0"; exit 3' TERM; (trap 'echo child >> "$0"; exit' TERM; echo up > "$0"; while :; do sleep 0.05; done) & wait"#;
+        let (tx, rx) = oneshot::channel();
+        let record = native("/bin/sh", &["-c", script, file.to_str().unwrap()]);
+        let process = launch(&record, &credentials(), |ended| drop(tx.send(ended))).unwrap();
+        let said = || std::fs::read_to_string(&file).unwrap_or_default();
+        while said().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(process.end());
+        assert_eq!(end(rx).await.code(), Some(3));
+        assert_eq!(said(), "up\nchild\nended\n");
+        // Whoever asks once more reaches nobody.
+        assert!(process.end());
     }
 
     #[test]

@@ -67,9 +67,11 @@ impl Launchers {
         open.last().map(|(_, outbox)| outbox.push(Item::Frame(message.as_bytes().clone()))).is_some()
     }
 
-    pub(crate) fn close_window(&self, instance: &str) {
+    /// Has the window of an app closed by the launcher that opened it. Returns whether there is any.
+    pub(crate) fn close_window(&self, instance: &str) -> bool {
         let message = Object::new().text("type", "close").text("instanceId", instance).end();
         self.tell(message.as_bytes());
+        !self.lock().is_empty()
     }
 
     pub(crate) fn close(&self, with: &CloseWith) {

@@ -17,7 +17,7 @@ use mesh_core::Input;
 use mesh_model::{SessionId, Text};
 use tokio::sync::{Notify, watch};
 
-use super::launch::{Credentials, launch};
+use super::launch::{Credentials, Process, launch};
 use super::launcher::Launchers;
 use crate::config::{Config, LimitsConfig};
 use crate::fdc3_bridge::BridgeHandle;
@@ -53,6 +53,8 @@ pub(crate) struct Desktop {
     outbox: Arc<Outbox>,
     connections: DashMap<ConnectionId, Arc<Outbox>>,
     pub(crate) launchers: Launchers,
+    /// The native apps that were started, until they end.
+    processes: DashMap<Text, Process>,
     /// Where native apps connect.
     websocket_url: String,
     /// When the agent's next timer is due; its task is woken when that is sooner than it knew.
@@ -164,6 +166,7 @@ impl Fdc3 {
             outbox,
             connections: DashMap::new(),
             launchers: Launchers::default(),
+            processes: DashMap::new(),
             websocket_url,
             timer_at: AtomicU64::new(u64::MAX),
             timer_wake: Notify::new(),
@@ -402,7 +405,12 @@ impl Desktop {
                         "rule {rule} of fdc3.bridge_rules keeps this from crossing, {what}"
                     ),
                 },
-                Output::CloseWindow(instance) => self.launchers.close_window(&instance),
+                Output::CloseApp(instance) => {
+                    if !self.end_app(&instance) {
+                        let now = self.now();
+                        agent.not_closed(&instance, now);
+                    }
+                }
                 Output::LimitReached(why) => self.tell_of_limit(&why),
                 Output::Changed => *changed = true,
             }
@@ -442,16 +450,35 @@ impl Desktop {
                 let started = launch(record, &credentials, move |_| {
                     if let Some(desktop) = desktop.upgrade() {
                         let now = desktop.now();
-                        desktop.with(|agent| agent.launched(&of, false, now));
+                        desktop.with(|agent| {
+                            // The agent is locked until it is in there.
+                            desktop.processes.remove(&of);
+                            agent.launched(&of, false, now);
+                        });
                     }
                 });
-                if let Err(error) = &started {
-                    let problem = crate::output::chain(error);
-                    tracing::warn!(app = %record.app_id, %problem, "an app was not started");
-                    self.launchers.show_problem(&problem);
+                match started {
+                    Ok(process) => {
+                        self.processes.insert(instance.clone(), process);
+                        true
+                    }
+                    Err(error) => {
+                        let problem = crate::output::chain(&error);
+                        tracing::warn!(app = %record.app_id, %problem, "an app was not started");
+                        self.launchers.show_problem(&problem);
+                        false
+                    }
                 }
-                started.is_ok()
             }
+        }
+    }
+
+    /// Asks an app to end, and returns whether there is a way to: its process, or a launcher that may have
+    /// opened its window.
+    fn end_app(&self, instance: &Text) -> bool {
+        match self.processes.get(instance) {
+            Some(process) => process.end(),
+            None => self.launchers.close_window(instance),
         }
     }
 }
