@@ -289,6 +289,8 @@ async function listens(place) {
   await channel.addContextListener('x.price', ({ n }) => seen.push(n));
   const added = await other.got(({ type }) => type === 'PrivateChannel.onAddContextListener');
   assert.deepEqual(added.payload, { channelId: id, contextType: 'x.price' });
+  // Some agents take no message that does not name the app that it is for.
+  assert.deepEqual(added.meta.destination, source(other, 'i1'));
   await until(() => other.all('PrivateChannel.eventListenerAdded').some(({ payload }) => payload.listenerType === 'onDisconnect'));
   const say = (type, payload) => other.send(`PrivateChannel.${type}`, { channelId: id, ...payload }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
   for (let n = 0; n < 50; n += 1) say('broadcast', { context: { type: 'x.price', n } });
@@ -341,6 +343,7 @@ async function streams(place, appId = 'test-quoter') {
   await pause(300);
   const told = other.log.filter(({ type }) => /^PrivateChannel.on/.test(type)).map(({ type, payload }) => [type, payload]);
   assert.deepEqual(told, [['PrivateChannel.onUnsubscribe', { channelId: id, contextType: null }]]);
+  for (const { meta } of other.log.filter(({ type }) => type.startsWith('PrivateChannel.'))) assert.deepEqual(meta.destination, source(other, 'i1'));
   const numbers = [...Array(50).keys()];
   assert.deepEqual(other.all('PrivateChannel.broadcast').map(({ payload }) => payload.context.n), numbers);
   assert.deepEqual(seen, { listens: ['x.price'], unsubscribes: ['x.price'], disconnects: 1, contexts: numbers });

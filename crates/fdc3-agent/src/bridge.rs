@@ -67,6 +67,10 @@ pub(crate) struct Bridge {
     hears_all: bool,
     /// Which events of private channels agents listen for, by channel and desk.
     hears: BTreeMap<(Text, Text), BTreeSet<Text>>,
+    /// Which app there handles an intent whose result is owed.
+    handlers: BTreeMap<Text, Participant>,
+    /// Which app there has made a private channel.
+    makers: BTreeMap<Text, Participant>,
 }
 
 /// A context that the bridge has and this agent did not have.

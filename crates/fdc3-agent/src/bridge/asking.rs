@@ -295,7 +295,12 @@ impl Agent {
         let shown = self.shown_apps(Direction::Out, exchange, &message.payload);
         let answer = with_apps(exchange, &shown, &|app| self.imported(app));
         match answer.filter(|_| error.is_none()) {
-            Some(answer) => self.answered(asked, &answer),
+            Some(answer) => {
+                if exchange == Exchange::RaiseIntent {
+                    self.handled_there(id, &message.payload);
+                }
+                self.answered(asked, &answer);
+            }
             None => {
                 self.nothing_owed(id);
                 self.not_answered(asked, error.as_ref());
@@ -432,11 +437,22 @@ impl Agent {
 
 /// Results of intents.
 impl Agent {
+    /// An agent on the bridge has found who handles an intent.
+    fn handled_there(&mut self, id: &Text, answer: &Json) {
+        let owed = &self.owed;
+        self.bridge.handlers.retain(|id, _| owed.contains_key(id));
+        let source = answer.member("intentResolution").and_then(|resolution| resolution.member("source"));
+        if let Some(source) = source.filter(|_| owed.contains_key(id)) {
+            self.bridge.handlers.insert(id.clone(), Participant::from_json(&source.detached()));
+        }
+    }
+
     /// What came of an intent that was raised at an agent on the bridge.
     pub(super) fn bridge_result(&mut self, message: &Message) {
         let Some(id) = &message.meta.request else { return };
         let Some((desk, raiser)) = self.owed_by(id) else { return };
         let Some((agent, ..)) = parts(&desk) else { return };
+        let handler = self.bridge.handlers.remove(id).unwrap_or_default();
         let source = app_identifier("unknown", None, Some(&self.shown(agent)));
         let mut op = Object::new().text("op", "result").json("source", &source);
         let result = message.payload.member("intentResult").filter(|result| !result.is_null());
@@ -448,7 +464,7 @@ impl Agent {
         op = match (message.error(), private.and_then(|channel| text(channel, "id"))) {
             (Some(error), _) => op.text("error", &error),
             (None, None) => op.json("result", &result),
-            (None, Some(channel)) => match self.may_hand_over(&desk, &channel, &raiser) {
+            (None, Some(channel)) => match self.may_hand_over(&desk, &channel, &raiser, handler) {
                 Some(host) => op.json("result", &result).some_text("host", host.as_deref()),
                 None => op.text("error", Fault::IntentHandlerRejected.word()),
             },
@@ -464,7 +480,13 @@ impl Agent {
 
     /// An agent on the bridge hands a private channel to whoever raised an intent. Returns its host if the
     /// channel does not live here, or nothing if the agent may not.
-    fn may_hand_over(&mut self, desk: &Text, id: &Text, raiser: &Raiser) -> Option<Option<Text>> {
+    fn may_hand_over(
+        &mut self,
+        desk: &Text,
+        id: &Text,
+        raiser: &Raiser,
+        handler: Participant,
+    ) -> Option<Option<Text>> {
         let (instance, of) = match raiser {
             Raiser::App(asker) => (asker.instance.clone(), None),
             Raiser::Desk { instance: Some(instance), desk, .. } => (instance.clone(), Some(desk.clone())),
@@ -481,6 +503,9 @@ impl Agent {
                 (lives_there || is_member).then_some(lives_there)?
             }
         };
+        if lives_there {
+            self.made_there(id, handler);
+        }
         match (lives_there, of) {
             (true, None) => Some(Some(desk.clone())),
             (false, None) => {

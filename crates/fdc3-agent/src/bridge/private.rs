@@ -4,7 +4,7 @@ use mesh_model::{Json, Text};
 use proto_bridge::{Exchange, Message, Participant};
 use proto_dacp::{Object, context_type};
 
-use super::{EVENTS, desk, instance_of, is_foreign, parts, text};
+use super::{EVENTS, desk, instance_of, is_foreign, parts, some, text};
 use crate::document::{Cast, Slot};
 use crate::private::Deed;
 use crate::{Agent, Output};
@@ -15,6 +15,7 @@ impl Agent {
         let Some((agent, ..)) = parts(desk) else { return };
         let (Some(word), Some(channel)) = (text(op, "op"), text(op, "channel")) else { return };
         let deed = text(op, "deed");
+        let to = self.member_at(&channel, desk, agent);
         let payload = Object::new().text("channelId", &channel);
         let kind = text(op, "type");
         let (exchange, payload) = match (&*word, deed.as_deref()) {
@@ -39,13 +40,54 @@ impl Agent {
             return;
         }
         let by = text(op, "by").map(|by| self.participant(&by)).unwrap_or_default();
-        self.say_private(exchange, payload.end(), by, agent);
+        self.say_private(exchange, payload.end(), by, to);
     }
 
-    fn say_private(&mut self, exchange: Exchange, payload: Json, by: Participant, agent: &str) {
+    fn say_private(&mut self, exchange: Exchange, payload: Json, by: Participant, to: Participant) {
         let mut message = Message::request(exchange, payload, Some(by));
-        message.meta.destination = Some(Participant::agent(agent));
+        message.meta.destination = Some(to);
         self.outputs.push_back(Output::Bridge(message));
+    }
+
+    /// Returns whom a message about a private channel goes to: some agents take none that names no app. One
+    /// message is for all members that an agent has, so an app is named only if they are of one, and an
+    /// instance only if there is one.
+    fn member_at(&self, id: &Text, desk: &Text, agent: &str) -> Participant {
+        let to = Participant::agent(agent);
+        let Some(private) = self.channels.by_id.get(id).and_then(|channel| channel.private()) else {
+            return to;
+        };
+        if private.host.as_ref() == Some(desk) {
+            return self.bridge.makers.get(id).map_or(to.clone(), |maker| Participant {
+                app_id: maker.app_id.clone(),
+                instance_id: maker.instance_id.clone(),
+                ..to
+            });
+        }
+        let mut members = private
+            .members
+            .iter()
+            .filter(|(key, of)| of.as_ref() == Some(desk) && !private.has_left(key))
+            .filter_map(|(key, _)| parts(key));
+        let Some((_, app, instance)) = members.next() else { return to };
+        let others: Vec<_> = members.collect();
+        match others.iter().all(|(_, other, _)| *other == app) {
+            true => Participant {
+                app_id: some(app).map(Text::from),
+                instance_id: some(instance).filter(|_| others.is_empty()).map(Text::from),
+                ..to
+            },
+            false => to,
+        }
+    }
+
+    /// An app on the bridge has made a private channel.
+    pub(super) fn made_there(&mut self, id: &Text, app: Participant) {
+        if app.app_id.is_some() {
+            let channels = &self.channels.by_id;
+            self.bridge.makers.retain(|id, _| channels.contains_key(id));
+            self.bridge.makers.insert(id.clone(), app);
+        }
     }
 
     /// An app here listens for what happens in a private channel, or no longer does.
@@ -70,10 +112,11 @@ impl Agent {
             true => Exchange::PrivateEventListenerAdded,
             false => Exchange::PrivateEventListenerRemoved,
         };
+        let to = self.member_at(id, host, agent);
         for event in EVENTS {
             let payload = Object::new().text("channelId", id).text("listenerType", event).end();
             let by = self.participant(me);
-            self.say_private(exchange, payload, by, agent);
+            self.say_private(exchange, payload, by, to.clone());
         }
     }
 

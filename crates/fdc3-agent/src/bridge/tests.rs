@@ -732,7 +732,7 @@ fn an_intent_of_another_node_is_raised_there_and_a_private_channel_comes_back() 
     let request = desktop.said.last().unwrap().meta.request.clone().unwrap();
     desktop.answer(
         Exchange::RaiseIntent,
-        r#"{"intentResolution":{"intent":"Ask","source":{"appId":"foreign","desktopAgent":"x"}}}"#,
+        r#"{"intentResolution":{"intent":"Ask","source":{"appId":"foreign","instanceId":"i1","desktopAgent":"x"}}}"#,
     );
     let (_, answer) = desktop.yielded.pop().unwrap();
     assert_eq!(at(&answer, "intentResolution.source.desktopAgent"), "x@desk-a");
@@ -745,6 +745,8 @@ fn an_intent_of_another_node_is_raised_there_and_a_private_channel_comes_back() 
         .said
         .iter()
         .filter(|said| said.message_type == MessageType::Request(Exchange::PrivateEventListenerAdded));
+    // Some agents take no message that does not name the app that it is for.
+    assert!(added.clone().all(|said| said.meta.destination == Some(app_of("x"))));
     assert_eq!(added.count(), 3);
     let outcome = Outcome::Answered(Answer::Result(None));
     desktop.agent.event(DESK, Event::CallEnded { request: batch, outcome }, desktop.now);
@@ -758,6 +760,7 @@ fn an_intent_of_another_node_is_raised_there_and_a_private_channel_comes_back() 
     let told: Vec<MessageType> = desktop.said[from..].iter().map(|said| said.message_type.clone()).collect();
     let expected = [Exchange::PrivateOnAddContextListener, Exchange::PrivateBroadcast];
     assert_eq!(told, expected.map(MessageType::Request));
+    assert!(desktop.said[from..].iter().all(|said| said.meta.destination == Some(app_of("x"))));
     let said = desktop.said.len();
     for (exchange, payload) in [
         (Exchange::PrivateBroadcast, r#"{"channelId":"stream","context":{"type":"x.a"}}"#),
