@@ -177,7 +177,7 @@ impl World {
                         model::follow(copy, &plain(&delta.to_string()));
                     }
                 }
-                Event::Done { ref request }
+                Event::Done { ref request, .. }
                 | Event::Refused { ref request, .. }
                 | Event::ContextCreated { ref request, .. }
                 | Event::ContextSnapshot { ref request, .. } => {

@@ -461,7 +461,7 @@ impl World {
 const fn answers(event: &Event) -> Option<&Request> {
     match event {
         Event::Attached { request, .. }
-        | Event::Done { request }
+        | Event::Done { request, .. }
         | Event::Refused { request, .. }
         | Event::CallEnded { request, .. }
         | Event::Subscribed { request, .. }
