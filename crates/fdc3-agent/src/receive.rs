@@ -309,6 +309,9 @@ impl Agent {
             self.metadata_on_bridge(asker, &at, &app);
             return Ok(());
         }
+        // Who asks has said which one is meant. The conformance suite allows what the record says, and the
+        // instance; other agents get names of agents, as bridging says.
+        let named = |node: &Option<Text>| node.clone().filter(|_| is_foreign(&asker.instance));
         let metadata = match &app.instance_id {
             Some(instance) if self.is_connected(instance) => {
                 let app_id = self.apps[instance].app_id.clone();
@@ -318,7 +321,8 @@ impl Agent {
                 let server = self.peers.servers.values().find(|server| server.instance == *instance);
                 match server {
                     Some(server) => {
-                        self.instance_metadata(&server.app_id, instance, server.node.as_deref()).end()
+                        let node = named(&server.node);
+                        self.instance_metadata(&server.app_id, instance, node.as_deref()).end()
                     }
                     None if self.place(&app).is_ok() => return Err(Fault::TargetInstanceUnavailable),
                     None => return Err(Fault::TargetAppUnavailable),
@@ -338,7 +342,7 @@ impl Agent {
                     let plain = node.as_ref().and_then(|node| app.app_id.strip_suffix(&format!("@{node}")));
                     let record = self.peers.record(plain.unwrap_or(&app.app_id));
                     let record = record.ok_or(Fault::TargetAppUnavailable)?;
-                    Self::metadata(record, None, node.as_deref()).end()
+                    Self::metadata(record, None, named(&node).as_deref()).end()
                 }
             },
         };

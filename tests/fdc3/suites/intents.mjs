@@ -193,6 +193,11 @@ export default [
     assert.ok(instances.some(({ instanceId, desktopAgent }) => instanceId === far.id.instanceId && desktopAgent === there), 'findInstances');
     const metadata = await asker.agent.getAppMetadata({ appId: instance.appId, instanceId: far.id.instanceId, desktopAgent: there });
     assert.equal(metadata.title, 'Test test-far');
+    // As the conformance suite wants it: what the record says, and the instance.
+    assert.equal(metadata.instanceId, far.id.instanceId);
+    assert.equal(metadata.desktopAgent, undefined);
+    const raised = await asker.agent.raiseIntent('Far', QUESTION, metadata);
+    assert.equal(raised.source.instanceId, far.id.instanceId, 'what it says is enough to raise an intent at it');
   }),
 
   check('30', 'the user chooses among several apps', async (world) => {

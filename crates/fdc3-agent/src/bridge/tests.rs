@@ -207,7 +207,9 @@ impl Desktop {
                 let data = self.shared[&name].clone();
                 self.agent.event(session, Event::ContextSnapshot { request, context, name, data }, now);
             }
-            Command::Join { request, .. } => self.agent.event(session, Event::Done { request, changed: None }, now),
+            Command::Join { request, .. } => {
+                self.agent.event(session, Event::Done { request, changed: None }, now)
+            }
             _ => {}
         }
     }
