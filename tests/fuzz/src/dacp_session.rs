@@ -328,7 +328,7 @@ impl World {
         let key = (name.clone(), incoming.request_uuid);
         let is_silent = matches!(
             (&*name, &incoming.request),
-            ("closeRequest" | "heartbeatAcknowledgementRequest" | "WCP6Goodbye" | "WSCPGoodbye", Ok(_))
+            ("heartbeatAcknowledgementRequest" | "WCP6Goodbye" | "WSCPGoodbye", Ok(_))
         );
         if let Ok(request) = &incoming.request {
             self.note_contexts(request);
@@ -336,8 +336,11 @@ impl World {
         let of = self.asked.entry(instance.clone()).or_default().entry(key.clone()).or_default();
         of.0 += usize::from(!is_silent);
         of.1 += usize::from(name.starts_with("raiseIntent"));
-        let waits = matches!(&*name, "openRequest" | "raiseIntentRequest" | "raiseIntentForContextRequest")
-            || (self.desks.len() > 1 && matches!(&*name, "broadcastRequest" | "getCurrentContextRequest"));
+        let waits = matches!(
+            &*name,
+            "openRequest" | "closeRequest" | "raiseIntentRequest" | "raiseIntentForContextRequest"
+        ) || (self.desks.len() > 1
+            && matches!(&*name, "broadcastRequest" | "getCurrentContextRequest"));
         self.desks[desk].lines[at].broadcasts = name == "broadcastRequest";
         assert_eq!(self.desks[desk].agent.frame(id, frame, now), Ok(()));
         self.pump();

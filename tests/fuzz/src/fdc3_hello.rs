@@ -307,7 +307,7 @@ impl World {
                     self.agent.launched(&instance, false, now);
                 }
             }
-            Output::CloseWindow(_)
+            Output::CloseApp(_)
             | Output::LimitReached(_)
             | Output::Changed
             | Output::Bridge(_)

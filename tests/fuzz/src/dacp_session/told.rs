@@ -82,11 +82,14 @@ impl World {
                 self.secrets.insert(secret.clone(), instance.clone());
                 self.desks[desk].launches.push((instance, secret));
             }
-            Output::CloseWindow(_)
-            | Output::LimitReached(_)
-            | Output::Changed
-            | Output::Bridge(_)
-            | Output::Kept { .. } => {}
+            // Now and then nobody can.
+            Output::CloseApp(instance) => {
+                let now = self.time();
+                if self.next.is_multiple_of(2) {
+                    self.desks[desk].agent.not_closed(&instance, now);
+                }
+            }
+            Output::LimitReached(_) | Output::Changed | Output::Bridge(_) | Output::Kept { .. } => {}
         }
     }
 
