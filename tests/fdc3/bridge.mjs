@@ -261,6 +261,103 @@ const checks = {
       assert.equal(await unanswered.getResult().catch(() => undefined), undefined);
     },
 
+    'two nodes: agents on two bridges find and open each other\'s apps': async () => {
+      const options = { exactly: `twin-${randomUUID()}` };
+      const [here, there] = [await agent('a', 'twin', handlesAsk('i1'), options), await agent('b', 'twin', handlesAsk('i2'), options)];
+      assert.equal(here.name, there.name);
+      const nodes = new Map([[here, nodeOf(here)], [there, nodeOf(there)]]);
+      for (const [one, other, place, instanceId] of [[here, there, 'desk-b', 'i2'], [there, here, 'desk-a', 'i1']]) {
+        const node = nodes.get(one);
+        const named = { appId: `foreign@${other.name}@${place}`, instanceId, desktopAgent: node };
+        const ask = async (type, payload, destination) => (await one.ask(`${type}Request`, payload, { source: source(one, 'i'), destination })).payload;
+        const at = { desktopAgent: node };
+        const far = (apps) => (apps ?? []).filter(({ appId }) => appId.startsWith('foreign@')).map(bare);
+        await until(async () => far((await ask('findIntent', { intent: 'Ask' })).appIntent?.apps).length);
+        assert.deepEqual(far((await ask('findIntent', { intent: 'Ask' })).appIntent.apps), [named]);
+        const byContext = (await ask('findIntentsByContext', { context: { type: 'x.ask' } })).appIntents;
+        assert.deepEqual(far(byContext.find(({ intent }) => intent.name === 'Ask').apps), [named]);
+        assert.deepEqual(far((await ask('findInstances', { app: { appId: 'foreign' } })).appIdentifiers), [named]);
+        assert.deepEqual((await ask('findInstances', { app: { appId: named.appId, desktopAgent: node } }, at)).appIdentifiers.map(bare), [named]);
+        const { appMetadata } = await ask('getAppMetadata', { app: named }, at);
+        assert.deepEqual([appMetadata.title, appMetadata.appId], ['An app elsewhere', named.appId]);
+        assert.deepEqual(bare((await ask('open', { app: { appId: named.appId, desktopAgent: node } }, at)).appIdentifier), named);
+        assert.equal((await ask('open', { app: { appId: `foreign@nobody@${place}`, desktopAgent: node } }, at)).error, 'AppNotFound');
+        // The other knows who asks, and is asked once for what is asked of it alone.
+        const opened = other.all('openRequest');
+        assert.deepEqual(opened.map(({ meta }) => [meta.source.appId, meta.source.instanceId]), [[`foreign@${one.name}@${place === 'desk-b' ? 'desk-a' : 'desk-b'}`, 'i']]);
+        // What it asks does not come back to it.
+        assert.deepEqual(one.all('findIntentRequest').filter(({ meta }) => meta.source.appId.endsWith(place === 'desk-b' ? '@desk-a' : '@desk-b')), []);
+      }
+      there.cut();
+      await until(async () => {
+        const { payload } = await here.ask('findIntentRequest', { intent: 'Ask' }, { source: source(here, 'i') });
+        return !payload.appIntent?.apps.some(({ appId }) => appId.startsWith('foreign@'));
+      });
+    },
+
+    'two nodes: agents on two bridges raise intents at each other, and share private channels': async () => {
+      const id = `private-${randomUUID()}`;
+      const results = { context: { context: { type: 'x.price', value: 42 } }, channel: { channel: { id, type: 'private' } } };
+      const options = { exactly: `twin-${randomUUID()}` };
+      const there = await agent('b', 'twin', handlesAsk('i2', ({ payload }) => results[payload.context.wants]), options);
+      const here = await agent('a', 'twin', {}, options);
+      const [near, far] = [nodeOf(here), nodeOf(there)];
+      const appId = `foreign@${there.name}@desk-b`;
+      const raiseFor = async (wants) => {
+        const target = { appId, instanceId: 'i2', desktopAgent: near };
+        const payload = { intent: 'Ask', context: { ...QUESTION, wants }, app: target };
+        const uuid = here.send('raiseIntentRequest', payload, { source: source(here, 'i1'), destination: { desktopAgent: near } });
+        const answer = await here.answerTo(uuid);
+        const result = () => here.got(({ type, meta }) => type === 'raiseIntentResultResponse' && meta.requestUuid === uuid, 'the result');
+        return { answer, result };
+      };
+      const raised = await until(async () => {
+        const one = await raiseFor('context');
+        return one.answer.payload.error ? undefined : one;
+      });
+      assert.deepEqual(bare(raised.answer.payload.intentResolution.source), { appId, instanceId: 'i2', desktopAgent: near });
+      assert.deepEqual((await raised.result()).payload, { intentResult: { context: { type: 'x.price', value: 42 } } });
+      assert.equal(there.all('raiseIntentRequest').at(-1).meta.source.appId, `foreign@${here.name}@desk-a`);
+      const { result } = await raiseFor('channel');
+      assert.equal((await result()).payload.intentResult.channel.id, id);
+      const say = (of, node, instanceId) => (what, payload) => of.send(`PrivateChannel.${what}`, { channelId: id, ...payload }, { source: source(of, instanceId), destination: { desktopAgent: node } });
+      const [hereSays, thereSays] = [say(here, near, 'i1'), say(there, far, 'i2')];
+      hereSays('eventListenerAdded', { listenerType: 'onDisconnect' });
+      hereSays('onAddContextListener', { contextType: 'x.price' });
+      const added = await there.got(({ type }) => type === 'PrivateChannel.onAddContextListener');
+      assert.deepEqual(added.payload, { channelId: id, contextType: 'x.price' });
+      assert.deepEqual([added.meta.source.appId, added.meta.destination], [`foreign@${here.name}@desk-a`, source(there, 'i2')]);
+      const numbers = [...Array(50).keys()];
+      for (const n of numbers) thereSays('broadcast', { context: { type: 'x.price', n } });
+      thereSays('broadcast', { context: { type: 'x.unheard' } });
+      for (const n of numbers) hereSays('broadcast', { context: { type: 'x.question', n } });
+      const heard = (of) => of.all('PrivateChannel.broadcast').map(({ payload }) => payload.context.n);
+      await until(() => heard(here).length >= 50 && heard(there).length >= 50);
+      hereSays('onUnsubscribe', { contextType: 'x.price' });
+      await there.got(({ type }) => type === 'PrivateChannel.onUnsubscribe');
+      thereSays('onDisconnect', {});
+      await here.got(({ type }) => type === 'PrivateChannel.onDisconnect');
+      assert.deepEqual([heard(here), heard(there)], [numbers, numbers]);
+      // The end of an agent is known to who waits for it.
+      const { result: never } = await raiseFor('silence');
+      there.cut();
+      assert.equal((await never()).payload.error, 'IntentHandlerRejected');
+    },
+
+    'two nodes: what an agent asks is answered in time, though one on the other bridge is silent': async () => {
+      const quoter = await app('b', 'test-quoter');
+      await quoter.agent.addIntentListener('GetPrice', async () => ({ type: 'x.price' }));
+      const [here, silent] = [await agent('a', 'here'), await agent('b', 'silent', { findIntentRequest: () => {} })];
+      const quoted = async () => {
+        const { payload } = await here.ask('findIntentRequest', { intent: 'GetPrice' }, { source: source(here, 'i1') });
+        return payload.appIntent?.apps.some(({ instanceId }) => instanceId === quoter.id.instanceId);
+      };
+      await until(quoted);
+      // It is asked as soon as the other node knows of it; the bridge would leave out who is late.
+      await until(async () => (await quoted()) && silent.all('findIntentRequest').length);
+      assert.ok(await quoted());
+    },
+
     'two nodes: a silent agent on the other bridge costs the time limit of its bridge, and no more': async () => {
       const [quoter, two] = [await app('b', 'test-quoter'), await app('b', 'test-two')];
       await quoter.agent.addIntentListener('GetPrice', async () => ({ type: 'x.price' }));
@@ -275,6 +372,11 @@ const checks = {
     },
   },
 };
+
+/** An app without what is said about it. */
+const bare = ({ appId, instanceId, desktopAgent }) => ({ appId, instanceId, desktopAgent });
+
+const nodeOf = (of) => of.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
 
 /** An agent on the bridge of a answers an app at `place` with a private channel. */
 async function listens(place) {

@@ -117,6 +117,9 @@ pub struct Limits {
     pub bridge_find_ms: u64,
     /// How long another node may take to have its bridge asked: its bridge's own limit, and the way.
     pub bridge_elsewhere_ms: u64,
+    /// The same for an agent on the bridge of this machine, which itself is waited for no longer than that
+    /// bridge's limit.
+    pub bridge_relayed_ms: u64,
     /// How long it may take to open an app, or deliver an intent. The same holds.
     pub bridge_start_ms: u64,
     /// Other agents on the bridge that are known.
@@ -146,6 +149,7 @@ impl Default for Limits {
             peer_queue_max: 16_384,
             bridge_find_ms: 3_000,
             bridge_elsewhere_ms: 2_000,
+            bridge_relayed_ms: 1_200,
             bridge_start_ms: 90_000,
             bridge_agents_max: 1_024,
             bridge_requests_max: 10_000,

@@ -461,6 +461,7 @@ impl Agent {
             self.tell_bridge(desk, &op);
             return false;
         }
+        let op = self.op_abroad(op);
         let max = self.settings.limits.peer_queue_max;
         let Some(peer) = self.peers.desks.get_mut(desk) else { return false };
         if peer.queue.len() >= max {

@@ -22,9 +22,9 @@ export async function app(place, appId) {
   return client;
 }
 
-/** Has an agent join the bridge of a node. */
-export async function agent(place, name, handlers = {}, options = {}) {
-  const joined = await Agent.join(world[`bridge-${place}`], `${name}-${randomUUID().slice(0, 8)}`, { handlers, ...options });
+/** Has an agent join the bridge of a node, under a name of its own unless it is to be called exactly so. */
+export async function agent(place, name, handlers = {}, { exactly, ...options } = {}) {
+  const joined = await Agent.join(world[`bridge-${place}`], exactly ?? `${name}-${randomUUID().slice(0, 8)}`, { handlers, ...options });
   kept.push(() => joined.cut());
   return joined;
 }

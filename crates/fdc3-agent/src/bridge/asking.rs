@@ -46,9 +46,28 @@ struct Question<'a> {
 
 /// Asking.
 impl Agent {
-    /// Returns whether there is somebody on a bridge to ask for this app.
+    /// Returns whether there is somebody on a bridge to ask for this app. For one that is on the bridge of
+    /// this machine itself only those on other bridges are.
     pub(crate) fn asks_bridges(&self, asker: &Asker) -> bool {
-        !super::is_foreign(&asker.instance) && (self.has_agents() || !self.desks_with_agents().is_empty())
+        let is_asked = match super::is_foreign(&asker.instance) {
+            true => self.is_passed_on(&asker.instance),
+            false => true,
+        };
+        is_asked && (self.asks_here(&asker.instance) || !self.desks_with_agents().is_empty())
+    }
+
+    /// Returns whether the bridge of this machine is asked for an app: not for one that is there.
+    fn asks_here(&self, instance: &str) -> bool {
+        !super::is_foreign(instance) && self.has_agents()
+    }
+
+    /// Returns whether other bridges are asked for an app on the bridge of this machine: not for what has been
+    /// passed on already, or another mesh may pass on, as bridges that two meshes join would ask each other
+    /// without end.
+    fn is_passed_on(&self, instance: &str) -> bool {
+        let Some((agent, app, _)) = parts(instance) else { return false };
+        let is_node = self.bridge.agents.get(agent.as_bytes()).is_none_or(Option::is_some);
+        !is_node && !app.rsplit_once('@').is_some_and(|(_, node)| self.is_node(node))
     }
 
     /// Asks the bridge of this machine. Returns the id of the request, if it was made.
@@ -92,7 +111,11 @@ impl Agent {
             .some_text("agent", agent.map(|agent| &**agent))
             .json("source", &self.abroad(&self.source(asker)))
             .end();
-        let patience = self.settings.limits.bridge_elsewhere_ms;
+        // The bridge of this machine does not wait for longer.
+        let patience = match super::is_foreign(asker) {
+            true => self.settings.limits.bridge_relayed_ms,
+            false => self.settings.limits.bridge_elsewhere_ms,
+        };
         self.ask_peer(desk, Ask::Bridge { desk: desk.clone(), asked, exchange }, arguments, patience);
     }
 
@@ -112,14 +135,14 @@ impl Agent {
         let number = self.next_request;
         self.next_request += 1;
         let desks = self.desks_with_agents();
-        let has_agents = self.has_agents();
-        let open = desks.len() + usize::from(has_agents);
+        let asks_here = self.asks_here(asker);
+        let open = desks.len() + usize::from(asks_here);
         // Some may answer at once.
         self.bridge.gatherings.insert(number, Gathering { open, gathered });
         for desk in desks {
             self.ask_bridge_of(&desk, exchange, &payload, None, Asked::Part(number), asker);
         }
-        if has_agents {
+        if asks_here {
             let by = self.participant(asker);
             self.ask_bridge(Question { exchange, payload, by, agent: None }, Asked::Part(number));
         }
@@ -150,7 +173,7 @@ impl Agent {
         here: Result<Vec<Json>, Fault>,
     ) -> Option<Result<Vec<Json>, Fault>> {
         let at = app.desktop_agent.as_ref().map(|shown| self.agent_at(shown));
-        if !self.asks_bridges(asker) || at == Some(None) {
+        if at == Some(None) || (at.is_none() && !self.asks_bridges(asker)) {
             return Some(here);
         }
         let at = at.flatten();
@@ -440,7 +463,9 @@ impl Agent {
     /// An agent on the bridge has found who handles an intent.
     fn handled_there(&mut self, id: &Text, answer: &Json) {
         let owed = &self.owed;
-        self.bridge.handlers.retain(|id, _| owed.contains_key(id));
+        if self.bridge.handlers.len() > owed.len() {
+            self.bridge.handlers.retain(|id, _| owed.contains_key(id));
+        }
         let source = answer.member("intentResolution").and_then(|resolution| resolution.member("source"));
         if let Some(source) = source.filter(|_| owed.contains_key(id)) {
             self.bridge.handlers.insert(id.clone(), Participant::from_json(&source.detached()));

@@ -130,7 +130,7 @@ impl Agent {
             && plain(one) == plain(other)
     }
 
-    fn is_node(&self, name: &str) -> bool {
+    pub(super) fn is_node(&self, name: &str) -> bool {
         *name == *self.settings.node || self.peers.known_nodes.contains(name.as_bytes())
     }
 }

@@ -5,7 +5,7 @@ use mesh_model::{Json, Key, Text};
 use proto_bridge::{Exchange, Participant};
 use proto_dacp::{AppRef, Fault, array};
 
-use super::{parts, some, text};
+use super::{MARK, parts, some, text};
 use crate::{Agent, app_identifier};
 
 impl Agent {
@@ -39,6 +39,24 @@ impl Agent {
             return source.clone();
         }
         edited(source, &[Key::new("desktopAgent")], Edit::Set(&Json::string(&format!("{agent}@{node}"))))
+    }
+
+    /// Returns the id of an instance as other nodes are to know it: an agent here and one on the bridge of
+    /// another node may have one name.
+    pub(crate) fn id_abroad(&self, instance: &str) -> Option<Text> {
+        let (agent, app, own) = parts(instance)?;
+        let is_abroad = agent.rsplit_once('@').is_some_and(|(_, node)| self.is_node(node));
+        let node = &self.settings.node;
+        (!is_abroad).then(|| format!("{MARK}{agent}@{node}{MARK}{app}{MARK}{own}").into())
+    }
+
+    /// Returns what is said about a private channel as other nodes are to know it.
+    pub(crate) fn op_abroad(&self, op: Json) -> Json {
+        let renamed = |op: Json, name: &'static str| {
+            let id = text(&op, name).and_then(|id| self.id_abroad(&id));
+            id.map_or(op.clone(), |id| edited(&op, &[Key::new(name)], Edit::Set(&Json::string(&id))))
+        };
+        renamed(renamed(op, "by"), "instance")
     }
 
     /// Returns who does something, as the bridge is to know them.
@@ -102,14 +120,18 @@ impl Agent {
         let mut meant =
             AppRef { app_id, instance_id: given.instance_id.map(|id| id.detached()), desktop_agent: None };
         let is_ours = self.record(&meant.app_id).is_some_and(|record| record.app_id == meant.app_id);
-        if let Some((id, node)) = meant.app_id.clone().rsplit_once('@').filter(|_| !is_ours) {
-            if self.bridge_agent(node).is_some() {
-                // From the bridge to the bridge is no business of this agent.
-                return Err(Fault::DesktopAgentNotFound);
-            }
-            if self.peers.desk_of(node).is_some() {
-                (meant.app_id, meant.desktop_agent) = (id.into(), Some(node.into()));
-            }
+        if is_ours {
+            return Ok(meant);
+        }
+        if let Some((id, at)) = self.agent_in_id(&meant.app_id) {
+            // From the bridge to the bridge is no business of this agent.
+            at.desk.ok_or(Fault::DesktopAgentNotFound)?;
+            let shown = meant.app_id[id.len() + 1..].into();
+            (meant.app_id, meant.desktop_agent) = (id, Some(shown));
+        } else if let Some((id, node)) = meant.app_id.clone().rsplit_once('@')
+            && self.peers.desk_of(node).is_some()
+        {
+            (meant.app_id, meant.desktop_agent) = (id.into(), Some(node.into()));
         }
         Ok(meant)
     }

@@ -85,7 +85,9 @@ impl Agent {
     pub(super) fn made_there(&mut self, id: &Text, app: Participant) {
         if app.app_id.is_some() {
             let channels = &self.channels.by_id;
-            self.bridge.makers.retain(|id, _| channels.contains_key(id));
+            if self.bridge.makers.len() > channels.len() {
+                self.bridge.makers.retain(|id, _| channels.contains_key(id));
+            }
             self.bridge.makers.insert(id.clone(), app);
         }
     }

@@ -231,6 +231,8 @@ impl Agent {
     fn raise_at(&mut self, raise: Raise, desk: &Text, agent: Option<&Text>, app: &AppRef) {
         let Raiser::App(asker) = raise.raiser else { return };
         let id = self.ids.uuid();
+        let by = is_foreign(&asker.instance)
+            .then(|| self.id_abroad(&asker.instance).unwrap_or_else(|| asker.instance.clone()));
         let arguments = Object::new()
             .text("op", "raise")
             .text("raise", &id)
@@ -241,7 +243,7 @@ impl Agent {
             .some_text("agent", agent.map(|agent| &**agent))
             .some("metadata", raise.metadata.as_ref())
             .json("source", &self.abroad(&raise.source))
-            .some_text("by", is_foreign(&asker.instance).then_some(&*asker.instance))
+            .some_text("by", by.as_deref())
             .end();
         self.owe(id.clone(), Raiser::App(asker.clone()), Handler::Desk(desk.clone()));
         let Limits { start_ms, intent_ms, peer_ms, bridge_start_ms, .. } = self.settings.limits;

@@ -285,3 +285,128 @@ fn an_intent_of_another_node_is_raised_there_and_a_private_channel_comes_back() 
     );
     assert!(ops.member("ops").unwrap().elements().unwrap().len() == 1);
 }
+
+/// What the last call to another desk asks.
+fn last_call(desktop: &Desktop) -> Json {
+    desktop.calls.last().expect("a call").1.clone()
+}
+
+#[test]
+fn an_agent_finds_and_uses_the_apps_of_one_on_another_bridge() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", r#"["x","y"]"#);
+    // Its own bridge asks whoever is there by itself.
+    assert_eq!(desktop.asked(Exchange::FindIntent, r#"{"intent":"Ask"}"#), []);
+    let call = last_call(&desktop);
+    assert_eq!(at(&call, "exchange"), "findIntentRequest");
+    assert_eq!(at(&call, "source.desktopAgent"), "x@desk-a");
+    let found = r#"{"appIntent":{"intent":{"name":"Ask"},"apps":[{"appId":"far","instanceId":"i","desktopAgent":"y@desk-b"}]}}"#;
+    desktop.call_ends(found);
+    let told = desktop.said.last().unwrap();
+    assert_eq!(at(&told.payload, "appIntent.apps.0.appId"), "far@y@desk-b");
+    assert_eq!(at(&told.payload, "appIntent.apps.0.desktopAgent"), "own");
+    // What it was told is what it may ask for.
+    let app = r#""app":{"appId":"far@y@desk-b","instanceId":"i","desktopAgent":"own"}"#;
+    for (exchange, answer, place) in [
+        (
+            Exchange::FindInstances,
+            r#"{"appIdentifiers":[{"appId":"far","instanceId":"i","desktopAgent":"y@desk-b"}]}"#,
+            "appIdentifiers.0.appId",
+        ),
+        (
+            Exchange::GetAppMetadata,
+            r#"{"appMetadata":{"appId":"far","instanceId":"i","desktopAgent":"y@desk-b"}}"#,
+            "appMetadata.appId",
+        ),
+    ] {
+        assert_eq!(desktop.asked(exchange, &format!("{{{app}}}")), []);
+        let call = last_call(&desktop);
+        assert_eq!((at(&call, "agent"), at(&call, "payload.app.appId")), ("y".into(), "far".into()));
+        desktop.call_ends(answer);
+        assert_eq!(at(&desktop.said.last().unwrap().payload, place), "far@y@desk-b");
+    }
+    assert_eq!(desktop.asked(Exchange::Open, &format!("{{{app}}}")), []);
+    let call = last_call(&desktop);
+    assert_eq!(
+        (at(&call, "op"), at(&call, "agent"), at(&call, "appId")),
+        ("open".into(), "y".into(), "far".into())
+    );
+    desktop.call_ends(r#"{"appIdentifier":{"appId":"far","instanceId":"i","desktopAgent":"y@desk-b"}}"#);
+    assert_eq!(at(&desktop.said.last().unwrap().payload, "appIdentifier.appId"), "far@y@desk-b");
+    // Who is on this bridge is asked on it, and who is on none cannot be.
+    for wrong in ["foreign@x", "far@z@desk-b", "far@y@desk-c"] {
+        let payload = format!(r#"{{"app":{{"appId":"{wrong}","desktopAgent":"own"}}}}"#);
+        assert!(desktop.asked(Exchange::GetAppMetadata, &payload)[0].error().is_some(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_private_channel_of_an_agent_on_another_bridge() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", r#"["x"]"#);
+    let raise = r#"{"intent":"Ask","context":{"type":"x.ask"},"app":{"appId":"far@x@desk-b","instanceId":"i","desktopAgent":"own"}}"#;
+    assert_eq!(desktop.asked(Exchange::RaiseIntent, raise), []);
+    let call = last_call(&desktop);
+    // Agents of one name are on both bridges.
+    assert_eq!(at(&call, "by"), "\0x@desk-a\0foreign\0i1");
+    let id = at(&call, "raise");
+    desktop.call_ends(r#"{"intentResolution":{"intent":"Ask","source":{"appId":"far","instanceId":"i","desktopAgent":"x@desk-b"}}}"#);
+    assert_eq!(at(&desktop.said.last().unwrap().payload, "intentResolution.source.appId"), "far@x@desk-b");
+    let channel = r#"{"channel":{"id":"stream","type":"private"}}"#;
+    let result = format!(
+        r#"{{"op":"batch","ops":[{{"op":"result","raise":"{id}","result":{channel},"host":"desk-b"}}]}}"#
+    );
+    desktop.called("desk-b", &result);
+    assert_eq!(at(&desktop.said.last().unwrap().payload, "intentResult.channel.id"), "stream");
+    // What its app does is told to the node of the other, under that name.
+    desktop.asked(Exchange::PrivateOnAddContextListener, r#"{"channelId":"stream","contextType":null}"#);
+    let call = last_call(&desktop);
+    assert_eq!(
+        (at(&call, "ops.0.op"), at(&call, "ops.0.by")),
+        ("did".into(), "\0x@desk-a\0foreign\0i1".into())
+    );
+    // And what the other does comes here, once.
+    let cast = r#"{"op":"batch","ops":[{"op":"cast","channel":"stream","by":"\u0000x@desk-b\u0000far\u0000i","context":{"type":"x.a"},"time":1}]}"#;
+    let said = desktop.said.len();
+    desktop.called("desk-b", cast);
+    let [told] = &desktop.said[said..] else { panic!("{:?}", &desktop.said[said..]) };
+    assert_eq!(told.message_type, MessageType::Request(Exchange::PrivateBroadcast));
+    assert_eq!(told.meta.source.as_ref().unwrap().app_id.as_deref(), Some("far@x@desk-b"));
+    assert_eq!(told.meta.destination, Some(app_of("x")));
+}
+
+#[test]
+fn what_an_agent_asks_of_another_bridge_does_not_take_longer_than_its_own_waits() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", r#"["y"]"#);
+    assert_eq!(desktop.asked(Exchange::FindIntent, r#"{"intent":"Quote"}"#), []);
+    desktop.pass(Limits::default().bridge_relayed_ms);
+    let told = desktop.said.last().unwrap();
+    assert_eq!(at(&told.payload, "appIntent.apps.0.appId"), "quoter");
+    assert_eq!(desktop.said.len(), 1);
+}
+
+#[test]
+fn what_has_been_passed_on_is_not_passed_on_again() {
+    let of_mesh = r#"{"desktopAgent":"b","deskmesh":{"node":"desk-b","user":"ann"}}"#;
+    let of_another = r#"{"desktopAgent":"n","deskmesh":{"node":"elsewhere","user":"bob"}}"#;
+    let mut desktop =
+        Desktop::with(Limits::default(), &format!(r#"{{"desktopAgent":"x"}},{of_another},{of_mesh}"#));
+    desktop.other_node("desk-c");
+    desktop.other_bridge("desk-c", r#"["y"]"#);
+    let asked = |desktop: &mut Desktop, agent: &str, app_id: &str| {
+        let source = Participant { app_id: Some(app_id.into()), ..app_of(agent) };
+        let (said, calls) = (desktop.said.len(), desktop.calls.len());
+        let request = MessageType::Request(Exchange::FindIntent);
+        desktop.receive(request, r#"{"intent":"Quote"}"#, "q", Some(source));
+        (desktop.said.len() - said, desktop.calls.len() - calls)
+    };
+    assert_eq!(asked(&mut desktop, "x", "foreign"), (0, 1));
+    // A node of another mesh may be on two bridges of this one, and an app's name tells where it is from.
+    for (agent, app_id) in [("n", "foreign"), ("x", "foreign@y@desk-c"), ("x", "foreign@desk-c")] {
+        assert_eq!(asked(&mut desktop, agent, app_id), (1, 0), "{agent} {app_id}");
+    }
+}

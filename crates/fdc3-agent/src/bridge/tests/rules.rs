@@ -74,3 +74,21 @@ fn rules_say_what_may_cross() {
     );
     assert!(desktop.kept.contains(&"2 false to the bridge: channel `fdc3.channel.1`, app `one`".to_owned()));
 }
+
+#[test]
+fn rules_hold_for_agents_on_another_bridge_too() {
+    let mut desktop = Desktop::new();
+    desktop.other_node("desk-b");
+    desktop.other_bridge("desk-b", r#"["y"]"#);
+    desktop.agent.set_bridge_rules(BridgeRules(vec![rule(Some(Direction::In), "", "", "far", false)]));
+    assert_eq!(desktop.asked(Exchange::FindIntent, r#"{"intent":"Ask"}"#), []);
+    let found = r#"{"appIntent":{"intent":{"name":"Ask"},"apps":[{"appId":"far","desktopAgent":"y@desk-b"},{"appId":"free","desktopAgent":"y@desk-b"}]}}"#;
+    desktop.call_ends(found);
+    let told = &desktop.said.last().unwrap().payload;
+    assert_eq!(at(told, "appIntent.apps.0.appId"), "free@y@desk-b");
+    assert_eq!(told.member("appIntent").unwrap().member("apps").unwrap().elements().unwrap().len(), 1);
+    let open = r#"{"app":{"appId":"far@y@desk-b","desktopAgent":"own"}}"#;
+    assert_eq!(desktop.asked(Exchange::Open, open)[0].error().as_deref(), Some("AppNotFound"));
+    assert_eq!(desktop.kept, ["1 true from the bridge: app `far`"]);
+    assert!(desktop.calls.is_empty());
+}
