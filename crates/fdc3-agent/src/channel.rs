@@ -76,8 +76,12 @@ pub(crate) struct Shared {
     /// Its id, once the desk is subscribed.
     context: Option<Text>,
     asked: bool,
-    /// The desk hears of broadcasts elsewhere.
+    /// The desk hears of broadcasts elsewhere, or has asked to.
     listens: bool,
+    /// By this subscription.
+    subscription: Option<u64>,
+    /// When an app has last asked for something on it.
+    used_ms: u64,
     document: Document,
     /// The broadcasts that have been told, the latest last.
     seen: VecDeque<Text>,
@@ -328,7 +332,7 @@ impl Agent {
             let waiting = std::mem::take(&mut shared.waiting);
             if !std::mem::replace(&mut shared.listens, true) {
                 let pattern = topic(&id);
-                self.ask_desk(Pending::Nothing, |request| Command::BusSubscribe {
+                self.ask_desk(Pending::Listening(id.clone()), |request| Command::BusSubscribe {
                     request,
                     pattern,
                     routing_key: None,
@@ -366,9 +370,11 @@ impl Agent {
 
     /// Makes a request wait until the desk is subscribed to the channel. Returns it if it need not.
     pub(crate) fn when_open(&mut self, id: &Text, asker: &Asker, request: Request) -> Option<Request> {
+        let now_ms = self.now.ms;
         let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) else {
             return Some(request);
         };
+        shared.used_ms = now_ms;
         if shared.context.is_some() {
             return Some(request);
         }
@@ -420,9 +426,67 @@ impl Agent {
         if id.is_empty() || self.is_full() || is_reserved(id) {
             return false;
         }
-        let shared = Shared { name: id.clone(), ..Shared::default() };
+        let shared = Shared { name: id.clone(), used_ms: self.now.ms, ..Shared::default() };
         self.channels.by_id.insert(id.clone(), Channel { kind: Kind::App(shared), display: None });
         true
+    }
+
+    /// Makes the app channel of an id known again, if there is a shared context for it.
+    pub(crate) fn recall_app_channel(&mut self, id: &Text) {
+        if self.channels.names.contains_key(id) {
+            self.add_app_channel(id);
+        }
+    }
+
+    /// Forgets app channels that no app here has used for long: the desk hears of them no more. They are not
+    /// removed, as apps elsewhere may use them, and what is on them is for who comes later.
+    pub(crate) fn forget_channels(&mut self) {
+        let listened: BTreeSet<&Text> = self
+            .apps
+            .values()
+            .flat_map(|app| app.listeners.values())
+            .filter_map(|l| l.channel.as_ref())
+            .collect();
+        let Some(before_ms) = self.now.ms.checked_sub(self.settings.limits.unused_ms) else { return };
+        let tells_bridge = self.bridge.is_on();
+        let is_unused = |id: &Text, channel: &Channel| match &channel.kind {
+            Kind::App(shared) => {
+                let is_settled = shared.context.is_some()
+                    && shared.waiting.is_empty()
+                    && shared.listens == shared.subscription.is_some();
+                // Who joins the bridge is told what is on it.
+                let is_told = tells_bridge && !shared.document.types().is_empty();
+                is_settled && !is_told && shared.used_ms <= before_ms && !listened.contains(id)
+            }
+            _ => false,
+        };
+        let unused: Vec<Text> = self
+            .channels
+            .by_id
+            .iter()
+            .filter(|(id, channel)| is_unused(id, channel))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in unused {
+            let Some(Channel { kind: Kind::App(shared), .. }) = self.channels.by_id.remove(&id) else {
+                continue;
+            };
+            if let Some(subscription) = shared.subscription {
+                self.ask_desk(Pending::Nothing, |request| Command::BusUnsubscribe { request, subscription });
+            }
+            if let Some(context) = shared.context {
+                self.channels.contexts.remove(&context);
+                self.ask_desk(Pending::Nothing, |request| Command::UnsubscribeContext { request, context });
+            }
+        }
+    }
+
+    /// The desk hears of broadcasts of a channel elsewhere, or cannot.
+    pub(crate) fn listens_elsewhere(&mut self, id: &Text, subscription: Option<u64>) {
+        if let Some(shared) = self.channels.by_id.get_mut(id).and_then(Channel::shared_mut) {
+            shared.listens = subscription.is_some();
+            shared.subscription = subscription;
+        }
     }
 
     /// Puts an app on a user channel, or on none: because it asked for that, or somebody did it for it.

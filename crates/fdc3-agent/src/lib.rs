@@ -99,6 +99,8 @@ pub struct Limits {
     pub return_ms: u64,
     /// How long the state of a channel waits for the broadcast that made it.
     pub event_ms: u64,
+    /// How long an app channel that no app here uses is kept here; what is on it stays with the node.
+    pub unused_ms: u64,
     /// Between heartbeats.
     pub heartbeat_ms: u64,
     /// Apps, those that are remembered included.
@@ -140,6 +142,7 @@ impl Default for Limits {
             close_ms: 5_000,
             return_ms: 10_000,
             event_ms: 1_000,
+            unused_ms: 600_000,
             heartbeat_ms: 30_000,
             apps_max: 10_000,
             listeners_max: 4_096,
@@ -286,6 +289,8 @@ enum Pending {
     Broadcast { asker: Asker, event: Text },
     /// A change of a channel's context by the desk, which is not told of its own.
     Cast { context: Text, event: Text, delta: Json },
+    /// The desk's subscription to the broadcasts of a channel elsewhere.
+    Listening(Text),
     /// A channel's context that an app waits for.
     Channel { name: Text },
     /// A call to another desk: a batch.
@@ -368,6 +373,7 @@ impl Agent {
                 Timer::State(channel, kind) => self.state_without_event(&channel, &kind),
                 Timer::Heartbeat => {
                     self.heartbeats();
+                    self.forget_channels();
                     self.timer(self.settings.limits.heartbeat_ms, Timer::Heartbeat);
                 }
             }

@@ -223,8 +223,10 @@ impl Agent {
                 }
                 self.context_destroyed(&context);
             }
-            Event::BusSubscribed { request, .. } => {
-                self.pending(&request);
+            Event::BusSubscribed { request, subscription } => {
+                if let Some((_, Pending::Listening(id))) = self.pending(&request) {
+                    self.listens_elsewhere(&id, Some(subscription));
+                }
             }
             Event::BusEvent { data, .. } => self.broadcast_elsewhere(&data),
             _ => {}
@@ -255,6 +257,7 @@ impl Agent {
             Pending::Broadcast { asker, event } => self.not_cast(&asker, &event),
             Pending::Cast { event, .. } => self.channels.cast(&event),
             Pending::Reply(asker) => self.answer(&asker, Err(Fault::AccessDenied)),
+            Pending::Listening(id) => self.listens_elsewhere(&id, None),
             Pending::Desk => self.desk.refused = true,
             Pending::Context(name) => {
                 // It was destroyed meanwhile.

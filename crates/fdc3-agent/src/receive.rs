@@ -225,7 +225,8 @@ impl Agent {
     }
 
     /// Returns whether a channel that an app may use is a private one.
-    fn may_use(&self, id: &Text, me: &Text, to_speak: bool) -> Result<bool, Fault> {
+    fn may_use(&mut self, id: &Text, me: &Text, to_speak: bool) -> Result<bool, Fault> {
+        self.recall_app_channel(id);
         let channel = self.channels.by_id.get(id).ok_or(Fault::NoChannelFound)?;
         let Some(private) = channel.private() else { return Ok(false) };
         match private.is_member(me) && !(to_speak && private.has_left(me)) {

@@ -385,6 +385,44 @@ fn who_makes_too_many_channels_is_refused_and_the_limit_is_named() {
 }
 
 #[test]
+fn an_app_channel_that_nobody_uses_is_forgotten_and_what_is_on_it_is_not() {
+    // The desk is subscribed to the eight user channels, and to the directory of the other node.
+    let limits = mesh_model::Limits { contexts_per_session_max: 14, ..mesh_model::Limits::default() };
+    let mut world = World::limited(2, 1, limits);
+    world.agents[0].settings.limits.unused_ms = 60_000;
+    let (app, far) = (world.app(0, "one").0, world.app(1, "one").0);
+    let of = |id: &str| format!(r#"{{"channelId":"{id}","contextType":null}}"#);
+    let make = |world: &mut World, app, id: &str| {
+        error(&world.ask(app, "getOrCreateChannel", &format!(r#"{{"channelId":"{id}"}}"#))).is_none()
+    };
+    assert!(make(&mut world, app, "spoken") && make(&mut world, app, "heard"));
+    world.ask(app, "broadcast", &broadcast("spoken"));
+    world.ask(app, "addContextListener", &of("heard"));
+    let is_full = |world: &mut World| !(0..6).all(|number| make(world, app, &format!("c{number}")));
+    assert!(is_full(&mut world));
+    let known = |world: &World, id: &str| world.agents[0].channels.by_id.contains_key(id.as_bytes());
+    assert!(known(&world, "spoken"));
+    world.pass(95_000);
+    assert!(!known(&world, "spoken") && known(&world, "heard"));
+    // There is room again.
+    assert!(make(&mut world, app, "another"));
+    // The app has it still, and so have the others.
+    world.story(app);
+    let current = world.ask(app, "getCurrentContext", &of("spoken"));
+    assert_eq!(current.member("context").unwrap().to_string(), CONTEXT);
+    assert!(make(&mut world, far, "spoken") && make(&mut world, far, "heard"));
+    world.ask(app, "addContextListener", &of("spoken"));
+    for id in ["spoken", "heard"] {
+        world.story(app);
+        world.ask(far, "broadcast", &broadcast(id));
+        assert_eq!(world.story(app), ["broadcastEvent"], "{id}");
+    }
+    // A name that nobody has used is no channel.
+    let nobody = world.ask(app, "getCurrentContext", &of("nobody"));
+    assert_eq!(error(&nobody).as_deref(), Some("NoChannelFound"));
+}
+
+#[test]
 fn a_raiser_hears_of_a_handler_that_is_gone() {
     for there in [0, 1] {
         let mut world = World::new(2);

@@ -157,6 +157,7 @@ impl World {
                     intents_max: 8,
                     results_max: 3,
                     peer_queue_max: 8,
+                    unused_ms: 20_000,
                     ..fdc3_agent::Limits::default()
                 },
             };
