@@ -1,9 +1,12 @@
 //! Who finds whom, and how soon those who were away are known again.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use mesh_tests::{Linked, Node, NodeOptions, PATIENCE, until};
+use mesh_tests::{Linked, Node, NodeOptions, PATIENCE, RawPeer, until};
+use serde_json::json;
 
 fn peers_up(node: &Node) -> usize {
     let peers = node.ask_json("peers");
@@ -37,29 +40,112 @@ fn one_seed_leads_to_all_and_is_not_needed_again() {
     assert_each_sees(&others, 3);
 }
 
-/// A copy of a data directory is a second node with the identity of the first.
-#[test]
-fn a_copied_node_is_refused_and_told_what_to_do() {
-    let a = Node::start(named("desk-a", None));
-    let b = Node::start(named("desk-b", Some(a.token())));
-    assert_each_sees(std::slice::from_ref(&b), 1);
-    let mut copy = Node::prepared(named("desk-b", None));
-    fs::create_dir_all(copy.data_dir().join("identity")).expect("a node has an identity");
-    for path in ["peers.json"].into_iter().map(Into::into).chain(identity_files(&b)) {
-        fs::copy(b.data_dir().join(&path), copy.data_dir().join(&path)).expect("a node has an identity");
-    }
-    // The copy is the newer life: it is the first one that is refused.
-    copy.up();
-    let advice = "stop the copy, delete its data directory and join with a new token";
-    for node in [&a, &b] {
-        assert!(until(PATIENCE, || node.log().contains(advice)), "{}", node.log());
-    }
-    assert_eq!(peers_up(&a), 1);
+/// Copies of one data directory, as machines that are made from one image have them.
+fn copies_of(image: &Node, count: usize) -> Vec<Node> {
+    let copy = |_| {
+        let node = Node::prepared(named("desk-copy", None));
+        copy_all(&image.data_dir(), &node.data_dir());
+        node
+    };
+    (0..count).map(copy).collect()
 }
 
-fn identity_files(node: &Node) -> Vec<std::path::PathBuf> {
-    let files = fs::read_dir(node.data_dir().join("identity")).expect("a node has an identity");
-    files.map(|file| std::path::Path::new("identity").join(file.expect("a directory").file_name())).collect()
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory can be made");
+    for entry in fs::read_dir(from).expect("a data directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_all(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("a file can be copied")),
+        }
+    }
+}
+
+fn id(node: &Node) -> String {
+    node.ask_json("status")["node"].as_str().expect("a node id").to_owned()
+}
+
+/// Asserts that all nodes see each other, each under an id of its own, and that apps of all of them find each
+/// other as instances of their own.
+#[track_caller]
+fn assert_distinct(nodes: &[Node]) {
+    assert_each_sees(nodes, nodes.len() - 1);
+    let ids: BTreeSet<String> = nodes.iter().map(id).collect();
+    assert_eq!(ids.len(), nodes.len(), "{ids:?}");
+    let mut peers: Vec<RawPeer> = nodes.iter().map(|node| RawPeer::login(node, "app", "ann")).collect();
+    let instances: BTreeSet<String> = peers.iter().map(|peer| peer.id.clone()).collect();
+    assert_eq!(instances.len(), peers.len(), "{instances:?}");
+    let (first, others) = peers.split_first_mut().expect("there are nodes");
+    for other in &mut *others {
+        other.ask(json!({"domain": "agm", "type": "register", "methods": [{"id": 1, "name": "who"}]}));
+    }
+    let mut offered = BTreeSet::new();
+    while offered.len() < others.len() {
+        let offer = first.wait(|message| message["type"] == "methods-added");
+        offered.insert(offer["server_id"].as_str().expect("a server").to_owned());
+    }
+    for other in others {
+        first.send(json!({
+            "domain": "agm", "type": "call", "request_id": "who", "server_id": other.id, "method_id": 1,
+        }));
+        let invocation = other.wait(|message| message["type"] == "invoke")["invocation_id"].clone();
+        let result = json!({"id": other.id});
+        other.send(json!({
+            "domain": "agm", "type": "yield", "invocation_id": invocation, "result": result,
+        }));
+        assert_eq!(first.wait(|message| message["request_id"] == "who")["result"], result);
+    }
+}
+
+const PARTED: &str = "has an id of its own now";
+
+/// What the directories are in tells them apart before anybody else hears of them.
+#[test]
+fn copies_of_a_data_directory_become_nodes_of_their_own() {
+    let mut nodes = vec![Node::start(named("desk-a", None))];
+    let image = Node::start(named("desk-image", Some(nodes[0].token())));
+    assert_each_sees(&nodes, 1);
+    let mut copies = copies_of(&image, 5);
+    let image_id = id(&image);
+    nodes.push(image);
+    for copy in &mut copies {
+        copy.up();
+    }
+    nodes.extend(copies);
+    assert_distinct(&nodes);
+    assert_eq!(id(&nodes[1]), image_id, "the original stays what it is");
+    let before: Vec<String> = nodes.iter().map(id).collect();
+    for node in &mut nodes[2..] {
+        assert!(node.log().contains(PARTED), "{}", node.log());
+        node.terminate();
+        node.up();
+    }
+    assert_distinct(&nodes);
+    assert!(nodes.iter().map(id).eq(before), "they keep their ids");
+    assert!(nodes.iter().all(|node| !node.log().contains("newer life")), "nobody was superseded");
+}
+
+/// Where nothing in the system tells copies apart, other nodes do, once they run.
+#[test]
+fn copies_that_look_alike_part_when_they_meet() {
+    let mut nodes = vec![Node::start(named("desk-a", None))];
+    let mut image = Node::start(named("desk-image", Some(nodes[0].token())));
+    assert_each_sees(&nodes, 1);
+    image.terminate();
+    let mut copies = copies_of(&image, 4);
+    for copy in &mut copies {
+        // As from before there was such a file; each then takes it that it is where it always was.
+        fs::remove_file(copy.data_dir().join("identity/place")).expect("a node remembers where it is");
+        copy.up();
+    }
+    nodes.extend(copies);
+    assert_distinct(&nodes);
+    for copy in &nodes[1..] {
+        let parted = copy.log().matches(PARTED).count();
+        assert!(parted <= 1, "{parted} times\n{}", copy.log());
+    }
+    assert_eq!(nodes[1..].iter().filter(|copy| !copy.log().contains(PARTED)).count(), 1, "the newest stays");
 }
 
 /// A node that was stopped for longer than the others wait is linked again, and accuses nobody.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ pub(crate) struct Gateway {
     pub(crate) topology_changed: Notify,
     /// Tells that the machine has slept or its addresses are others: what failed may work now.
     pub(crate) network_changed: Notify,
+    /// Tells that others know a newer life of this node.
+    pub(crate) superseded: Notify,
+    is_superseded: AtomicBool,
     /// Tells when those who can be known again are others than before.
     pub(crate) recognitions_changed: Notify,
     recognitions_seen: AtomicU64,
@@ -94,6 +97,8 @@ impl Gateway {
             found: DashMap::new(),
             topology_changed: Notify::new(),
             network_changed: Notify::new(),
+            superseded: Notify::new(),
+            is_superseded: AtomicBool::new(false),
             recognitions_changed: Notify::new(),
             recognitions_seen: AtomicU64::new(0),
             refusals: DashMap::new(),
@@ -371,8 +376,16 @@ impl Gateway {
                 }
                 Output::Notice(Notice::LinkRefused { node, .. }) if !self.is_news(node) => {}
                 Output::Notice(notice) => {
-                    if matches!(notice, Notice::NodeUp { .. }) {
-                        self.topology_changed.notify_one();
+                    match notice {
+                        Notice::NodeUp { .. } => self.topology_changed.notify_one(),
+                        Notice::Superseded { .. } => {
+                            self.superseded.notify_one();
+                            // All others say so at once.
+                            if self.is_superseded.swap(true, Ordering::Relaxed) {
+                                continue;
+                            }
+                        }
+                        _ => {}
                     }
                     log(&notice);
                 }
@@ -514,6 +527,9 @@ fn log(notice: &Notice) {
         Notice::NodeGone { node, name } => tracing::info!(node = %node.short(), %name, "node is gone"),
         Notice::LinkRefused { node, reason } => {
             tracing::warn!(node = %node.short(), %reason, "link refused");
+        }
+        Notice::Superseded { node } => {
+            tracing::warn!(node = %node.short(), "that node knows a newer life of this one: its data directory or disk was copied, or set back");
         }
         Notice::Divergence { node, count } => {
             tracing::error!(node = %node.short(), count, "replicas differ though they cover the same writes; sent again");

@@ -1,9 +1,10 @@
 //! `deskmesh up`: from a configuration to a running node, and down again.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use mesh_core::{Input, NodeSettings, Timing};
 use mesh_identity::join::Candidate;
-use mesh_identity::{JoinToken, NodeIdentity, TokenStore};
-use mesh_model::{DomainId, LinkId, Text};
+use mesh_identity::{JoinToken, NodeIdentity, Place, TokenStore};
+use mesh_model::{DomainId, Incarnation, LinkId, Text};
 use mesh_net::clock::Clock;
 use mesh_net::quic::{self, MeshEndpoint};
 use mesh_telemetry::{Telemetry, TelemetrySettings, logging};
@@ -51,32 +52,57 @@ pub fn run(args: &UpArgs) -> ExitCode {
         return ExitCode::from(78);
     }
     owner::raise_open_files();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            output::error(
-                &format!("the runtime does not start: {error}"),
-                "is the machine out of threads or files?",
-            );
-            return ExitCode::FAILURE;
+    let dir = config.data_dir.clone();
+    let ended = live(config, args.flags()).and_then(|ended| match ended {
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        Ended::Superseded(life) => {
+            part_from_newer(&dir, life)?;
+            let failed = "the node has an id of its own now, but its program cannot be started again";
+            again().map_err(|error| Stop::new(format!("{failed}: {error}"), "start the node"))
         }
-    };
+    });
+    ended.unwrap_or_else(|Stop { problem, hint }| {
+        output::error(&problem, &hint);
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs this program anew, with the same arguments: nothing of the life before is left.
+fn again() -> io::Result<ExitCode> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1));
+    #[cfg(unix)]
+    return Err(std::os::unix::process::CommandExt::exec(&mut command));
+    #[cfg(not(unix))]
+    return Ok(match command.status()?.success() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    });
+}
+
+/// Why a node has ended that was not at fault.
+enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Others know a newer life of it than this one.
+    Superseded(Incarnation),
+}
+
+/// Runs a node until it is told to stop, or has to begin anew under another id.
+fn live(config: Config, flags: Flags) -> Result<Ended, Stop> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Stop::new(format!("the runtime does not start: {error}"), "is the machine out of threads or files?")
+    })?;
     let result = runtime.block_on(async {
-        let running = start(config, Some(args.flags())).await?;
+        let running = start(config, Some(flags)).await?;
         running.announce();
-        running.until_stopped().await?;
+        let ended = running.until_ended().await?;
         running.stop().await;
-        Ok(())
+        Ok(ended)
     });
     // What may still hang on a blocking thread, such as a name look-up, is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(500));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Stop { problem, hint }) => {
-            output::error(&problem, &hint);
-            ExitCode::FAILURE
-        }
-    }
+    result
 }
 
 /// Why a node does not start, and what to do.
@@ -106,6 +132,7 @@ pub(crate) struct Running {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The tasks that hold the sockets for applications.
     accepting: Vec<tokio::task::JoinHandle<()>>,
+    incarnation: Incarnation,
     /// Held while the node lives: one data directory, one node.
     _lock: File,
 }
@@ -223,7 +250,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
     };
     file.write(&dir).with_context(|| format!("cannot write {}", NodeFile::path(&dir).display()))?;
     local.ready.store(true, Ordering::Relaxed);
-    Ok(Running { local, config, telemetry, tasks, accepting, _lock: lock })
+    Ok(Running { local, config, telemetry, tasks, accepting, incarnation, _lock: lock })
 }
 
 impl Running {
@@ -248,6 +275,14 @@ impl Running {
             );
         }
         output::line("Ctrl-C stops it.");
+    }
+
+    /// Waits until this node is to stop, or to go on under another id.
+    async fn until_ended(&self) -> Result<Ended, Stop> {
+        tokio::select! {
+            stopped = self.until_stopped() => stopped.map(|()| Ended::Stopped),
+            () = self.local.gateway.superseded.notified() => Ok(Ended::Superseded(self.incarnation)),
+        }
     }
 
     /// Waits for the signal to stop. Meanwhile a hangup signal makes the node read its configuration again.
@@ -395,6 +430,7 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
         )
     })?;
     if let Some(identity) = known {
+        let identity = identity_here(identity, dir)?;
         if token.as_ref().is_some_and(|token| *token.owner() != **identity.owner()) {
             let hint = "a node has one owner; use another --data-dir to join as somebody else";
             return Err(Stop::new(
@@ -411,7 +447,7 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
         let found =
             NodeIdentity::found(dir, &config.user, clock.wall_ms()).map_err(|error| anyhow!(error))?;
         tracing::info!(owner = %found.owner(), "first node of a new mesh");
-        return Ok((found, seeds));
+        return Ok((identity_here(found, dir)?, seeds));
     };
     let candidate = Candidate::generate().map_err(|error| anyhow!(error))?;
     let bind = SocketAddr::new(config.mesh_listen.ip(), 0);
@@ -423,7 +459,65 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
     // Until there has been a link, nothing else tells where the others are.
     dialer::remember_seeds(dir, &seeds);
     tracing::info!(owner = %identity.owner(), "joined");
-    Ok((identity, seeds))
+    Ok((identity_here(identity, dir)?, seeds))
+}
+
+/// Returns the identity that is to serve here: that of the data directory, which remembers where it is, or a
+/// new one if the directory has been copied from elsewhere. What the directory remembers of those who used the other goes then, too.
+fn identity_here(identity: NodeIdentity, dir: &Path) -> Result<NodeIdentity, Stop> {
+    if !identity.is_copied(&place(dir)).map_err(|error| anyhow!(error))? {
+        return Ok(identity);
+    }
+    for file in ["sessions.json", "token.key", "join-tokens.json"] {
+        match std::fs::remove_file(dir.join(file)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let hint = "a copied data directory must be writable, or be deleted and joined anew";
+                return Err(Stop::new(format!("cannot remove {file} from {}: {error}", dir.display()), hint));
+            }
+            _ => {}
+        }
+    }
+    part(&identity, dir)
+}
+
+/// Gives a node that others know a newer life of an id of its own. What it remembers of its applications is
+/// its own: they were here until now.
+fn part_from_newer(dir: &Path, life: Incarnation) -> Result<(), Stop> {
+    let _lock = lock(dir)?;
+    let unknown = || Stop::new(format!("there is no identity in {}", dir.display()), "start the node anew");
+    let identity = NodeIdentity::load(dir).map_err(|error| anyhow!(error))?.ok_or_else(unknown)?;
+    if !identity.is_last_life(life).map_err(|error| anyhow!(error))? {
+        let hint =
+            "two processes must not share a data directory: give one of them another with --data-dir DIR";
+        return Err(Stop::new(format!("another node has begun on {} since this one", dir.display()), hint));
+    }
+    part(&identity, dir).map(drop)
+}
+
+fn part(identity: &NodeIdentity, dir: &Path) -> Result<NodeIdentity, Stop> {
+    let parted = NodeIdentity::part(dir).map_err(|error| anyhow!(error))?;
+    let parted = parted.ok_or_else(|| anyhow!("the identity in {} is gone", dir.display()))?;
+    // It is there already if this happens while the node runs, and says where it is.
+    parted.is_copied(&place(dir)).map_err(|error| anyhow!(error))?;
+    let (before, now) = (identity.node().short(), parted.node().short());
+    tracing::warn!(%before, %now, "the data directory or disk of this node was copied; the copy here has an id of its own now");
+    if parted.is_authority() {
+        tracing::warn!(
+            "the copy has the key of the mesh's authority, too: whoever gets hold of it can let nodes in; remove identity/root.key from copies"
+        );
+    }
+    Ok(parted)
+}
+
+/// Returns where a data directory is, as far as the system says it.
+fn place(dir: &Path) -> Place {
+    // On Windows the id in the registry is often copied with the disk, and computers are told apart by their
+    // names. Elsewhere names may come from whatever network there is.
+    let machine = match cfg!(windows) {
+        true => std::env::var("COMPUTERNAME").unwrap_or_default(),
+        false => std::fs::read_to_string("/etc/machine-id").unwrap_or_default(),
+    };
+    Place { machine: machine.trim().to_owned(), dir: dir.canonicalize().unwrap_or_else(|_| dir.to_owned()) }
 }
 
 fn advertised(config: &Config, port: u16) -> Vec<String> {

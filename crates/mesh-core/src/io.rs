@@ -172,6 +172,8 @@ pub enum Notice {
     NodeGone { node: NodeId, name: Text },
     /// A link that was to be opened is refused, here or at the other side; not because another one serves.
     LinkRefused { node: NodeId, reason: Text },
+    /// That node knows a newer life of this one: their data directory or disk was copied, or set back.
+    Superseded { node: NodeId },
     /// Two replicas cover the same writes and differ: a defect. They are brought together again.
     Divergence { node: NodeId, count: u64 },
     /// A batch from another node would break a bound; its link was closed.

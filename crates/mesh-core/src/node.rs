@@ -243,7 +243,10 @@ impl Node {
             Input::LinkDrained { link } => self.link_drained(link),
             Input::LinkEased { link } => self.link_eased(link),
             Input::NotRelayed { link, node, channel } => self.not_relayed(link, node, channel),
-            Input::LinkClosed { link, reason } => self.link_closed(link, &reason),
+            Input::LinkClosed { link, reason } => {
+                self.hear_whether_superseded(link, &reason);
+                self.link_closed(link, &reason);
+            }
             Input::Leave => self.leave_mesh(),
             Input::Visibility(lists) => self.set_visibility(*lists),
         }

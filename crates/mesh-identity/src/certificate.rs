@@ -8,6 +8,10 @@
 //!
 //! The node id is the start of the hash of the certificate's own public key, so the name cannot be
 //! moved to another key even by a careless authority.
+//!
+//! It is signed by the root; or, if its node is a copy of another, with the key that both have from the same
+//! disk, and the certificate of that key, which the root has signed, comes behind it. Nothing hangs on a
+//! copy's certificate in turn.
 
 use std::time::Duration;
 
@@ -21,10 +25,12 @@ use rcgen::{
 };
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, RootCertStore};
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// How long the name of an owner may be.
@@ -88,15 +94,65 @@ pub fn peer_identity(
     if rest.len() >= CHAIN_LEN_MAX {
         return Err(PeerError::Malformed("chain too long".to_owned()));
     }
+    match signed_by_root(leaf, root, now_ms) {
+        Err(PeerError::Untrusted) => match rest.first() {
+            Some(original) => copied_from(leaf, original, root, now_ms),
+            None => Err(PeerError::Untrusted),
+        },
+        signed => signed,
+    }
+}
+
+/// Reads a certificate that the root itself has signed: it lets nobody sign in between.
+fn signed_by_root(
+    leaf: &CertificateDer<'_>,
+    root: &CertificateDer<'_>,
+    now_ms: u64,
+) -> Result<PeerIdentity, PeerError> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone().into_owned()).map_err(|_| PeerError::Malformed("root certificate".to_owned()))?;
     let parsed =
         ParsedCertificate::try_from(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
     let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-    verify_server_cert_signed_by_trust_anchor(&parsed, &roots, rest, now, algorithms.all)
+    verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, algorithms.all)
         .map_err(chain_error)?;
     Ok(read(leaf)?.peer)
+}
+
+/// Reads the certificate of a copy of a node: signed with the key of a node of the same owner that the root
+/// vouches for, and for no longer than that.
+fn copied_from(
+    copy: &CertificateDer<'_>,
+    original: &CertificateDer<'_>,
+    root: &CertificateDer<'_>,
+    now_ms: u64,
+) -> Result<PeerIdentity, PeerError> {
+    let parent = match signed_by_root(original, root, now_ms) {
+        Ok(parent) => parent,
+        Err(error @ (PeerError::Expired | PeerError::NotValidYet)) => return Err(error),
+        Err(_) => return Err(PeerError::Untrusted),
+    };
+    let parse = |certificate| X509Certificate::from_der(certificate).map_err(|_| PeerError::Untrusted);
+    let ((_, signed), (_, signer)) = (parse(copy.as_ref())?, parse(original.as_ref())?);
+    let is_ed25519 =
+        [&signed.signature_algorithm, &signed.tbs_certificate.signature, &signer.public_key().algorithm]
+            .iter()
+            .all(|algorithm| algorithm.algorithm == OID_SIG_ED25519);
+    let key = UnparsedPublicKey::new(&ED25519, &signer.public_key().subject_public_key.data);
+    if !is_ed25519
+        || signed.issuer() != signer.subject()
+        || key.verify(signed.tbs_certificate.as_ref(), &signed.signature_value.data).is_err()
+    {
+        return Err(PeerError::Untrusted);
+    }
+    let NodeCertificate { peer, not_before_ms, not_after_ms } = read(copy)?;
+    match peer.owner == parent.owner {
+        false => Err(PeerError::BadName),
+        true if now_ms < not_before_ms => Err(PeerError::NotValidYet),
+        true if now_ms > not_after_ms => Err(PeerError::Expired),
+        true => Ok(peer),
+    }
 }
 
 fn chain_error(error: rustls::Error) -> PeerError {
@@ -201,7 +257,8 @@ pub(crate) fn new_key() -> Result<KeyPair, rcgen::Error> {
 
 /// Makes the root certificate of a new mesh.
 pub(crate) fn new_root(key: &KeyPair, now_ms: u64) -> Result<CertificateDer<'static>, rcgen::Error> {
-    let mut params = params("deskmesh authority", now_ms, now_ms.saturating_add(ROOT_VALIDITY_MS))?;
+    let (begin_ms, end_ms) = (now_ms.saturating_sub(BACKDATED_MS), now_ms.saturating_add(ROOT_VALIDITY_MS));
+    let mut params = params("deskmesh authority", begin_ms, end_ms)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params.self_signed(key)?.into())
@@ -217,16 +274,38 @@ pub(crate) fn issue(
     now_ms: u64,
     root_not_after_ms: u64,
 ) -> Result<CertificateDer<'static>, rcgen::Error> {
-    let peer = PeerIdentity { node: node_id(&node_key.subject_public_key_info()), owner: Text::from(owner) };
     let end_ms = now_ms.saturating_add(NODE_VALIDITY_MS).min(root_not_after_ms);
-    let mut params = params("deskmesh node", now_ms, end_ms)?;
+    let validity = (now_ms.saturating_sub(BACKDATED_MS), end_ms);
+    node_certificate(root, root_key, node_key, owner, validity)
+}
+
+/// Makes a certificate for a copy of a node, with the key of that. It is valid for as long as the original's.
+pub(crate) fn issue_copy(
+    original: &CertificateDer<'_>,
+    original_key: &KeyPair,
+    node_key: &impl PublicKeyData,
+) -> Result<CertificateDer<'static>, IssueError> {
+    let NodeCertificate { peer, not_before_ms, not_after_ms } = read(original)?;
+    let validity = (not_before_ms, not_after_ms);
+    Ok(node_certificate(original, original_key, node_key, &peer.owner, validity)?)
+}
+
+pub(crate) fn node_certificate(
+    issuer: &CertificateDer<'_>,
+    issuer_key: &KeyPair,
+    node_key: &impl PublicKeyData,
+    owner: &str,
+    (begin_ms, end_ms): (u64, u64),
+) -> Result<CertificateDer<'static>, rcgen::Error> {
+    let peer = PeerIdentity { node: node_id(&node_key.subject_public_key_info()), owner: Text::from(owner) };
+    let mut params = params("deskmesh node", begin_ms, end_ms)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.subject_alt_names = vec![SanType::URI(format_name(&peer).try_into()?)];
     params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_der(root, root_key)?;
+    let issuer = Issuer::from_ca_cert_der(issuer, issuer_key)?;
     Ok(params.signed_by(node_key, &issuer)?.into())
 }
 
@@ -244,14 +323,14 @@ pub(crate) fn read_request(request: &[u8]) -> Option<impl PublicKeyData + use<>>
     (PublicKeyData::algorithm(&key) == &PKCS_ED25519).then_some(key)
 }
 
-fn params(name: &str, now_ms: u64, end_ms: u64) -> Result<CertificateParams, rcgen::Error> {
+fn params(name: &str, begin_ms: u64, end_ms: u64) -> Result<CertificateParams, rcgen::Error> {
     // The date type of certificates ends with the year 9999.
     let date = |ms: u64| {
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs((ms / 1_000).min(CERTIFICATE_SECONDS_MAX))
     };
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(name);
-    params.not_before = date(now_ms.saturating_sub(BACKDATED_MS));
+    params.not_before = date(begin_ms);
     params.not_after = date(end_ms);
     // A fixed length, so that equal inputs make certificates of equal size.
     let mut serial = [0; 16];
@@ -265,6 +344,15 @@ fn common_name(name: &str) -> DistinguishedName {
     let mut names = DistinguishedName::new();
     names.push(DnType::CommonName, name);
     names
+}
+
+/// A copy's certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IssueError {
+    #[error(transparent)]
+    Original(#[from] PeerError),
+    #[error(transparent)]
+    Making(#[from] rcgen::Error),
 }
 
 /// How many certificates a peer may send beside its own.

@@ -15,7 +15,7 @@ pub struct FileError {
 }
 
 /// Names what was done to which path, for the error.
-pub(crate) fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError { action, path, source }
 }
@@ -95,6 +95,14 @@ pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
         Ok(file)
     };
     open().map_err(on("lock", path))
+}
+
+/// Removes a directory with all that is in it, if there is one.
+pub(crate) fn remove_dir_if_there(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(on("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn remove_if_there(path: &Path) -> Result<(), FileError> {

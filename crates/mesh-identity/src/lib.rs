@@ -24,7 +24,7 @@ mod token_store;
 
 pub use certificate::{OWNER_BYTES_MAX, PeerError, PeerIdentity, peer_identity};
 pub use files::FileError;
-pub use identity::{IdentityError, NodeIdentity};
+pub use identity::{IdentityError, NodeIdentity, Place};
 pub use token::{JoinToken, TokenError, TokenId};
 pub use token_store::{
     Redeemed, TOKEN_TTL_MS, TOKENS_LIVE_MAX, TokenRefusal, TokenStore, TokenStoreError, TokenSummary,

@@ -47,7 +47,7 @@ pub fn server_config(
     clock: Arc<dyn WallClock>,
 ) -> Result<ServerConfig, rustls::Error> {
     // Joiners know the root only by its hash, so it is sent along.
-    let chain = vec![identity.certificate().clone(), identity.root().clone()];
+    let chain = identity.chain().chain([identity.root()]).cloned().collect();
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(Time(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(CheckedLater))
@@ -67,7 +67,7 @@ pub fn client_config(
 ) -> Result<ClientConfig, rustls::Error> {
     let verifier = PeerVerifier { identity: Arc::clone(identity), expected };
     let mut config = client_builder(clock, verifier)?
-        .with_client_auth_cert(vec![identity.certificate().clone()], identity.private_key().into())?;
+        .with_client_auth_cert(identity.chain().cloned().collect(), identity.private_key().into())?;
     config.alpn_protocols = vec![ALPN_MESH.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)

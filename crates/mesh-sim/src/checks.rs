@@ -154,7 +154,7 @@ pub const CHECKS: &[Check] = &[
     check("laptop", "a node that slept is whole again soon after it wakes", presence::laptop),
     check(
         "clones",
-        "of twenty nodes of one image one serves, and links do not go to and fro",
+        "twenty nodes of one image get ids of their own, and links do not go to and fro",
         presence::clones,
     ),
     check(

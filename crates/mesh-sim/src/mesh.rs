@@ -137,6 +137,8 @@ pub(crate) struct Notices {
     pub(crate) silent: BTreeMap<(usize, NodeId), u64>,
     pub(crate) divergences: u64,
     pub(crate) refused: u64,
+    /// Hosts that were told of a newer life of their node.
+    pub(crate) superseded: BTreeSet<usize>,
 }
 
 pub(crate) fn json(text: &str) -> Json {
@@ -226,6 +228,15 @@ impl Mesh {
         self.contexts.retain(|((at, _), _), _| *at != host);
     }
 
+    /// A copy gets a key and an id of its own, and begins anew with that.
+    pub(crate) fn begin_as_another(&mut self, host: usize) {
+        self.kill(host);
+        self.tell_of_death(host);
+        self.plan.copies.remove(&host);
+        self.hosts[host].id = id(host + self.hosts.len());
+        self.start(host);
+    }
+
     /// The transport of the others notices that a node was killed.
     pub(crate) fn tell_of_death(&mut self, host: usize) {
         for conn in 0..self.conns.len() {
@@ -272,6 +283,10 @@ impl Mesh {
     pub(crate) fn wake(&mut self, host: usize) {
         self.heal();
         self.input(host, Input::Disturbed);
+    }
+
+    pub(crate) fn node_id(&self, host: usize) -> NodeId {
+        self.hosts[host].id
     }
 
     pub(crate) fn node(&self, host: usize) -> Option<&Node> {
@@ -713,6 +728,7 @@ impl Mesh {
             }
             Notice::Divergence { .. } => self.notices.divergences += 1,
             Notice::LinkRefused { .. } => self.notices.refused += 1,
+            Notice::Superseded { .. } => drop(self.notices.superseded.insert(host)),
             _ => {}
         }
     }

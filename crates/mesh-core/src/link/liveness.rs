@@ -4,7 +4,7 @@ use mesh_model::link::{LinkMessage, reject};
 use mesh_model::{Cause, Incarnation, Lane, LinkId, NodeId, Text, Tick};
 
 use super::State;
-use super::opening::LEAVES;
+use super::opening::{LEAVES, NEWER_LIFE_THERE};
 use crate::node::Node;
 use crate::registry::RemoteNode;
 use crate::{Notice, Output};
@@ -156,7 +156,7 @@ impl Node {
         if let Some(link) = known.link
             && self.links.get(&link).is_some_and(|link| link.incarnation < newer)
         {
-            self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
+            self.close_link(link, reject::SUPERSEDED, NEWER_LIFE_THERE);
         }
         self.end_calls_to(node);
         self.end_streams_with(node);

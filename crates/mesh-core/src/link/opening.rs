@@ -16,7 +16,10 @@ const PROTOCOL: u16 = 1;
 const SERVES: &str = "another link between these nodes serves";
 const REPLACED: &str = "replaced by a newer link";
 pub(super) const LEAVES: &str = "the node is shutting down";
-const NEWER_LIFE: &str = "a newer life of this node is known; if its data directory or disk was copied, stop the copy, delete its data directory and join with a new token";
+const NEWER_LIFE: &str =
+    "a newer life of this node is known: its data directory or disk was copied, or set back";
+/// The same of another node.
+pub(super) const NEWER_LIFE_THERE: &str = "a newer life of that node is known";
 
 impl Node {
     pub(crate) fn link_opened(&mut self, link: LinkId, peer: LinkPeer) {
@@ -98,11 +101,14 @@ impl Node {
             }
             (State::Opening, LinkMessage::Welcome { incarnation, name, .. }) if dialled => {
                 if self.known_life(peer).is_some_and(|known| known > incarnation) {
-                    return self.close_link(link, reject::SUPERSEDED, "a newer life of that node is known");
+                    return self.close_link(link, reject::SUPERSEDED, NEWER_LIFE_THERE);
                 }
                 self.link_up(link, peer, incarnation, name);
             }
-            (State::Opening, LinkMessage::Reject { code, text }) => self.close_link(link, code, &text),
+            (State::Opening, LinkMessage::Reject { code, text }) => {
+                self.hear_whether_superseded(link, &text);
+                self.close_link(link, code, &text);
+            }
             (State::Opening, message)
                 if dialled
                     && message.is_session_traffic()
@@ -322,6 +328,15 @@ impl Node {
         let message = LinkMessage::Reject { code, text: text.into() };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         self.close_link(link, code, text);
+    }
+
+    /// Notices when the other side closes or refuses a link because it knows a newer life of this node. There
+    /// are only the words: of a rejection and the close behind it, which says the same, either may be lost.
+    pub(crate) fn hear_whether_superseded(&mut self, link: LinkId, reason: &str) {
+        let Some(node) = self.links.get(&link).map(|known| known.peer) else { return };
+        if [NEWER_LIFE, NEWER_LIFE_THERE].iter().any(|words| reason.contains(words)) {
+            self.notice(Notice::Superseded { node });
+        }
     }
 
     pub(super) fn close_link(&mut self, link: LinkId, code: u16, text: &str) {

@@ -395,7 +395,7 @@ fn a_copy_is_refused_with_words_on_both_sides() {
     while let Some(next) = pair.possible().last().copied() {
         pair.happen(next);
         for (node, reasons) in pair.refused.iter_mut().enumerate() {
-            refused[node] += reasons.drain(..).filter(|reason| reason.contains("stop the copy")).count();
+            refused[node] += reasons.drain(..).filter(|reason| reason.contains("was copied")).count();
         }
     }
     assert_eq!(refused, [1, 1]);
@@ -426,6 +426,38 @@ fn an_earlier_life_that_still_hears_is_told_that_it_is_a_copy() {
         }
     }
     assert_eq!(closed, [(LinkId(1), reject::SUPERSEDED, true)]);
+}
+
+#[test]
+fn a_node_notices_that_a_newer_life_of_it_is_known() {
+    let now = Now { tick: Tick(1_000_000), wall_ms: 1_700_000_000_000 };
+    let (link, peer) = (LinkId(1), LinkPeer { node: NodeId([9; 16]), dialled: true });
+    let welcome = |incarnation| LinkMessage::Welcome {
+        protocol: 1,
+        incarnation: Incarnation(incarnation),
+        name: "other".into(),
+        wall_ms: now.wall_ms,
+        addresses: Vec::new(),
+    };
+    // Whether the words of an end are about this node, after these messages.
+    let noticed = |messages: Vec<LinkMessage>, end: &str| {
+        let mut node = Node::new(settings(0, 1), now);
+        node.handle(Input::LinkOpened { link, peer }, now);
+        for message in messages {
+            node.handle(Input::Link { link, message }, now);
+        }
+        node.handle(Input::LinkClosed { link, reason: end.into() }, now);
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        outputs.filter(|output| matches!(output, Output::Notice(Notice::Superseded { .. }))).count()
+    };
+    let words = "a newer life of this node is known: its data directory or disk was copied, or set back";
+    assert_eq!(noticed(vec![welcome(1)], &format!("closed by peer: {words}")), 1, "its link is closed");
+    assert_eq!(noticed(vec![], &format!("closed by peer: {words}")), 1, "its link is refused");
+    let rejected = LinkMessage::Reject { code: reject::SUPERSEDED, text: words.into() };
+    assert_eq!(noticed(vec![rejected], words), 1, "once");
+    let of_dialler = "closed by peer: a newer life of that node is known";
+    assert_eq!(noticed(vec![], of_dialler), 1, "in the words of one that has dialled it");
+    assert_eq!(noticed(vec![welcome(1)], "closed by peer: the node is shutting down"), 0);
 }
 
 #[test]
