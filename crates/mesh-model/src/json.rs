@@ -8,6 +8,7 @@
 //! Keys are compared decoded, as [`Key`]: WTF-8, which is UTF-8 that may also hold a lone surrogate.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -169,8 +170,20 @@ impl Json {
     /// Returns the last member of that name.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<Self> {
-        let members = self.members()?;
-        members.into_iter().rev().find(|(key, _)| key.0 == name.as_bytes()).map(|(_, value)| value)
+        // Nothing is kept of the others: this is asked for nearly everything that comes in.
+        let mut found = None;
+        let each = |key: Range<usize>, value| {
+            let raw = &self.0[key.clone()];
+            let is_wanted = match memchr::memchr(b'\\', raw) {
+                None => raw == name.as_bytes(),
+                Some(_) => decode_string(raw) == name.as_bytes(),
+            };
+            if is_wanted {
+                found = Some(value);
+            }
+        };
+        each_member(&self.0, JsonLimits::WIDEST, each).ok()?;
+        found.map(|value: Range<usize>| Self(self.0.slice(value)))
     }
 
     /// Returns the elements of an array, or `None` for other kinds.
@@ -232,31 +245,44 @@ impl Key {
 ///
 /// One pass: the values are validated while they are skipped.
 pub fn members(text: &Bytes, limits: JsonLimits) -> Result<Vec<(Key, Json)>, JsonError> {
+    let mut members = Vec::with_capacity(10);
+    each_member(text, limits, |key, value| {
+        members.push((key_of(&text.slice(key)), Json(text.slice(value))));
+    })?;
+    Ok(members)
+}
+
+/// Calls `each` with where each key, without its quotes, and its value are.
+fn each_member(
+    text: &[u8],
+    limits: JsonLimits,
+    mut each: impl FnMut(Range<usize>, Range<usize>),
+) -> Result<(), JsonError> {
     let mut scan = Scan { text, at: 0, limits };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(JsonError::Unexpected { at: scan.at });
     }
     scan.at += 1;
-    let mut members = Vec::with_capacity(10);
     scan.space();
     if scan.peek() == Some(b'}') {
         scan.at += 1;
-        scan.finish()?;
-        return Ok(members);
+        return scan.finish();
     }
+    let mut count = 0;
     loop {
         scan.space();
         let key_start = scan.at + 1;
         scan.string()?;
-        let key = key_of(&text.slice(key_start..scan.at - 1));
+        let key = key_start..scan.at - 1;
         scan.space();
         scan.expect(b':')?;
         scan.space();
         let start = scan.at;
         scan.value(1)?;
-        members.push((key, Json(text.slice(start..scan.at))));
-        scan.count_key(members.len())?;
+        each(key, start..scan.at);
+        count += 1;
+        scan.count_key(count)?;
         scan.space();
         match scan.next().ok_or(JsonError::End)? {
             b',' => {}
@@ -264,8 +290,7 @@ pub fn members(text: &Bytes, limits: JsonLimits) -> Result<Vec<(Key, Json)>, Jso
             _ => return Err(JsonError::Unexpected { at: scan.at - 1 }),
         }
     }
-    scan.finish()?;
-    Ok(members)
+    scan.finish()
 }
 
 /// Appends a string in quotes, given as WTF-8.
@@ -611,6 +636,27 @@ mod tests {
 
     fn json(text: &str) -> Json {
         Json::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn a_member_is_the_last_of_its_name() {
+        for text in [
+            "{}",
+            "[]",
+            "7",
+            r#"{"a":1,"b":{"a":2},"a":3}"#,
+            r#"{"\u0061":1,"a\n":2}"#,
+            r#"{"a":1,"\u0061":[2]} "#,
+            r#"{"a\n":1,"\ud800":2}"#,
+        ] {
+            let value = json(text);
+            for name in ["a", "a\n", "\\u0061", "b", ""] {
+                let members = value.members().unwrap_or_default();
+                let last = members.into_iter().rfind(|(key, _)| *key == Key::new(name));
+                assert_eq!(value.member(name), last.map(|(_, value)| value), "{name} of {text}");
+            }
+        }
+        assert_eq!(json(r#"{"\u0061":1}"#).member("a"), Some(json("1")));
     }
 
     #[test]

@@ -5,17 +5,16 @@ mod io;
 mod requests;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fdc3_agent::{Admission, Agent, ConnectionId, Refused, Settings, Time};
-use fdc3_directory::Directory;
+use fdc3_agent::{Admission, ConnectionId, Refused, Time};
 use mesh_core::{Input, NodeSettings};
 use mesh_model::limits::JsonLimits;
 use mesh_model::{Area, Command, Json, Limits, SessionId, Text};
 
 use crate::choices::Choices;
+use crate::desk::{Desk, Secrets, directory, time};
 use crate::mesh::{Mesh, settings};
 use told::mark_of;
 
@@ -37,39 +36,20 @@ const INTENTS: [&str; 4] = ["I", "J", "F", "K"];
 /// How long all that waits may wait, and a little more.
 const OVER_MS: u64 = 70_000;
 
-/// A connection of an app.
-#[derive(Default)]
-struct Line {
-    /// Its number at its agent, while it is open.
-    id: Option<ConnectionId>,
-    /// Which instance it is, once it was let in.
-    instance: Option<Text>,
-    /// The last frame from it was a broadcast that is being handled.
-    broadcasts: bool,
-}
-
 /// What an instance has asked, by name and id: how many answers may come, and how many results.
 type Asked = BTreeMap<(String, Json), (usize, usize)>;
-
-struct Desk {
-    agent: Agent,
-    session: SessionId,
-    sessions: BTreeSet<SessionId>,
-    lines: Vec<Line>,
-    /// Apps that were to be started, each with what proves that it is.
-    launches: Vec<(Text, Text)>,
-}
 
 struct World {
     mesh: Mesh,
     desks: Vec<Desk>,
+    /// Apps that were to be started at each, with what proves that they are.
+    launches: Vec<Vec<(Text, Text)>>,
     /// The io.Connect app, at the first node.
     io: SessionId,
     asked: BTreeMap<Text, Asked>,
     /// What they asked over earlier connections: it may be answered, and need not.
     former: BTreeMap<Text, Asked>,
-    /// Whose each secret is.
-    secrets: BTreeMap<Text, Text>,
+    secrets: Secrets,
     /// The contexts that were sent, by the mark in them.
     sent: BTreeMap<Text, Json>,
     /// Ids that were given out.
@@ -116,17 +96,12 @@ fn node(number: usize) -> NodeSettings {
     NodeSettings { limits, ..known }
 }
 
-fn directory(text: &str) -> Arc<Directory> {
-    let mut directory = Directory::default();
-    directory.replace("fuzz", fdc3_directory::parse(text.as_bytes()).expect("a directory").records);
-    Arc::new(directory)
-}
-
 impl World {
     fn new(nodes: usize) -> Self {
         let mut world = Self {
             mesh: Mesh::of((0..nodes).map(node).collect()),
             desks: Vec::new(),
+            launches: vec![Vec::new(); nodes],
             io: SessionId(1),
             asked: BTreeMap::new(),
             former: BTreeMap::new(),
@@ -142,34 +117,19 @@ impl World {
         };
         for number in 0..nodes {
             let session = SessionId(world.number());
-            let key = u8::try_from(number).unwrap_or(9);
-            let settings = Settings {
-                node: format!("node{number}").into(),
-                user: "joe".into(),
-                version: "1".into(),
-                secret: [key; 32],
-                instance_key: [key + 100; 32],
-                json: JsonLimits::default(),
-                limits: fdc3_agent::Limits {
-                    apps_max: 12,
-                    listeners_max: 6,
-                    channels_max: 14,
-                    intents_max: 8,
-                    results_max: 3,
-                    peer_queue_max: 8,
-                    unused_ms: 20_000,
-                    ..fdc3_agent::Limits::default()
-                },
+            let limits = fdc3_agent::Limits {
+                apps_max: 12,
+                listeners_max: 6,
+                channels_max: 14,
+                intents_max: 8,
+                results_max: 3,
+                peer_queue_max: 8,
+                unused_ms: 20_000,
+                ..fdc3_agent::Limits::default()
             };
-            let now = world.time();
-            let agent = Agent::new(settings, session, directory([DIRECTORY, FAR][number]), now);
-            world.desks.push(Desk {
-                agent,
-                session,
-                sessions: BTreeSet::from([session]),
-                lines: (0..CONNECTIONS).map(|_| Line::default()).collect(),
-                launches: Vec::new(),
-            });
+            let directory = directory([DIRECTORY, FAR][number]);
+            let now = time(&world.mesh);
+            world.desks.push(Desk::new(number, limits, directory, session, CONNECTIONS, now));
         }
         world.quiet();
         let identity = Json::from_static("{\"application\":\"io\"}");
@@ -192,7 +152,7 @@ impl World {
     }
 
     fn time(&self) -> Time {
-        Time { ms: self.mesh.now.tick.0 / 1_000, wall_ms: self.mesh.now.wall_ms }
+        time(&self.mesh)
     }
 
     fn step(&mut self, choices: &mut Choices<'_>) {
@@ -211,12 +171,8 @@ impl World {
             2..=5 => {
                 let app = choices.pick(&APPS);
                 let claim = choices.below(4);
-                let known: Vec<(Text, Text)> = self
-                    .secrets
-                    .iter()
-                    .map(|(secret, instance)| (instance.clone(), secret.clone()))
-                    .collect();
-                let claim = known.get(claim).filter(|_| choices.once_in(2)).cloned();
+                let known = self.secrets.iter().nth(claim).filter(|_| choices.once_in(2));
+                let claim = known.map(|(instance, secret)| (instance.clone(), secret.clone()));
                 self.hello(desk, at, app, claim);
             }
             6 => {
@@ -275,24 +231,20 @@ impl World {
         let Ok(hello) = hello else { return };
         let (id, session, now) = (ConnectionId(self.number()), SessionId(self.number()), self.time());
         let of = &mut self.desks[desk];
-        of.lines[at] = Line { id: Some(id), ..Line::default() };
-        match of.agent.connect(id, session, &hello, &Admission::default(), now) {
-            Ok(()) => drop(of.sessions.insert(session)),
-            Err(Refused { frame, .. }) => {
-                assert!(Json::parse(frame).is_ok());
-                of.lines[at] = Line::default();
-            }
+        if let Err(Refused { frame, .. }) = of.connect(at, (id, session), &hello, &Admission::default(), now)
+        {
+            assert!(Json::parse(frame).is_ok());
         }
         self.pump();
     }
 
     /// Something becomes of an app that was to be started.
     fn launched(&mut self, desk: usize, at: usize, choices: &mut Choices<'_>) {
-        let known = self.desks[desk].launches.len();
+        let known = self.launches[desk].len();
         if known == 0 {
             return;
         }
-        let (instance, secret) = self.desks[desk].launches.remove(choices.below(known.min(256)));
+        let (instance, secret) = self.launches[desk].remove(choices.below(known.min(256)));
         let now = self.time();
         match choices.below(4) {
             0 => self.desks[desk].agent.launched(&instance, false, now),
@@ -389,27 +341,7 @@ impl World {
         self.settle();
         self.wait(OVER_MS);
         for (number, desk) in self.desks.iter().enumerate() {
-            let text = format!("{:?}", desk.agent);
-            for table in [
-                "apps",
-                "connections",
-                "sessions",
-                "openings",
-                "raises",
-                "owed",
-                "pending",
-                "casting",
-                "servers",
-            ] {
-                let at = text.find(&format!(" {table}: ")).expect("a table");
-                let rest: String = text[at..].chars().take(600).collect();
-                assert!(rest.starts_with(&format!(" {table}: {{}}")), "{table} is not empty: {rest}");
-            }
-            assert!(!text.contains("Private("), "a private channel is left");
-            assert_eq!(text.matches("waiting: []").count(), text.matches("waiting: [").count());
-            assert_eq!(desk.sessions, BTreeSet::from([desk.session]));
-            let status = self.mesh.nodes[number].status();
-            assert_eq!((status.sessions, status.calls_pending), (1, 0), "{status:?}");
+            desk.check_empty(&self.mesh.nodes[number]);
         }
         self.mesh.check_equal();
     }

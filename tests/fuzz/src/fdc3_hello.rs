@@ -1,18 +1,18 @@
 //! How apps get in, and what launcher pages ask for: first frames at the desktop agent of a node, with
 //! claims, secrets and launch keys that are right, of somebody else, or made up.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use fdc3_agent::{Admission, Agent, Asked, ConnectionId, Output, Refused, Settings, Time};
-use fdc3_directory::{Details, Directory};
-use mesh_core::{Input, NodeSettings};
+use fdc3_agent::{Admission, Asked, ConnectionId, Output, Refused, Time};
+use fdc3_directory::Details;
+use mesh_core::NodeSettings;
 use mesh_model::limits::JsonLimits;
 use mesh_model::{Json, Limits, SessionId, Text};
 use proto_dacp::Hello;
 
 use crate::choices::Choices;
+use crate::desk::{Desk, Line, Secrets, check_secrets, directory, time, welcome};
 use crate::mesh::{Mesh, Told, settings};
 
 const LINES: usize = 4;
@@ -49,23 +49,10 @@ const ORIGINS: [&str; 6] = [
 ];
 const APPS: [&str; 6] = ["one", "query", "two", "near", "odd", "nobody"];
 
-/// A connection.
-#[derive(Default)]
-struct Line {
-    id: Option<ConnectionId>,
-    instance: Option<Text>,
-    /// What it has been told by way of an answer to its first frame.
-    welcomed: bool,
-}
-
 struct World {
     mesh: Mesh,
-    agent: Agent,
-    desk: SessionId,
-    sessions: BTreeSet<SessionId>,
-    lines: Vec<Line>,
-    /// What proves each instance, as far as anybody was told.
-    secrets: BTreeMap<Text, Text>,
+    desk: Desk,
+    secrets: Secrets,
     next: u64,
 }
 
@@ -88,24 +75,11 @@ impl World {
         let known = settings(0);
         // One of them is the desk's.
         let limits = Limits { sessions_per_user_max: 4, sessions_max: 8, ..known.limits.clone() };
-        let mut directory = Directory::default();
-        directory.replace("fuzz", fdc3_directory::parse(DIRECTORY.as_bytes()).expect("a directory").records);
         let mesh = Mesh::of(vec![NodeSettings { limits, ..known }]);
-        let settings = Settings {
-            node: "node0".into(),
-            user: "joe".into(),
-            version: "1".into(),
-            secret: [1; 32],
-            instance_key: [2; 32],
-            json: JsonLimits::default(),
-            limits: fdc3_agent::Limits { apps_max: 8, ..fdc3_agent::Limits::default() },
-        };
-        let desk = SessionId(1);
-        let now = Time { ms: mesh.now.tick.0 / 1_000, wall_ms: mesh.now.wall_ms };
-        let agent = Agent::new(settings, desk, Arc::new(directory), now);
-        let lines = (0..LINES).map(|_| Line::default()).collect();
-        let (sessions, secrets) = (BTreeSet::from([desk]), BTreeMap::new());
-        let mut world = Self { mesh, agent, desk, sessions, lines, secrets, next: 1 };
+        let limits = fdc3_agent::Limits { apps_max: 8, ..fdc3_agent::Limits::default() };
+        let now = time(&mesh);
+        let desk = Desk::new(0, limits, directory(DIRECTORY), SessionId(1), LINES, now);
+        let mut world = Self { mesh, desk, secrets: Secrets::new(), next: 1 };
         world.pump();
         world
     }
@@ -116,7 +90,7 @@ impl World {
     }
 
     fn time(&self) -> Time {
-        Time { ms: self.mesh.now.tick.0 / 1_000, wall_ms: self.mesh.now.wall_ms }
+        time(&self.mesh)
     }
 
     fn step(&mut self, choices: &mut Choices<'_>) {
@@ -145,7 +119,7 @@ impl World {
             14 => {
                 if let Some(instance) = self.any(choices).map(|(instance, _)| instance) {
                     let now = self.time();
-                    self.agent.launched(&instance, choices.once_in(2), now);
+                    self.desk.agent.launched(&instance, choices.once_in(2), now);
                 }
             }
             _ => {
@@ -159,18 +133,17 @@ impl World {
 
     /// Opens a connection, if it is not open, with this first frame.
     fn greet(&mut self, at: usize, frame: &Bytes, admission: &Admission) {
-        if self.lines[at].id.is_some() {
+        if self.desk.lines[at].id.is_some() {
             return;
         }
         let Ok(hello) = proto_dacp::decode_hello(frame, JsonLimits::default()) else { return };
         let (id, session, now) = (ConnectionId(self.number()), SessionId(self.number()), self.time());
-        let before: BTreeSet<Text> = self.agent.instances().into_iter().map(|app| app.instance).collect();
-        let refused = match self.agent.connect(id, session, &hello, admission, now) {
+        let before: BTreeSet<Text> =
+            self.desk.agent.instances().into_iter().map(|app| app.instance).collect();
+        let refused = match self.desk.connect(at, (id, session), &hello, admission, now) {
             Ok(()) => {
-                self.sessions.insert(session);
-                self.lines[at] = Line { id: Some(id), ..Line::default() };
                 self.pump();
-                let line = &self.lines[at];
+                let line = &self.desk.lines[at];
                 assert!(line.id.is_none() || line.welcomed, "no answer to {frame:?}");
                 line.instance.clone()
             }
@@ -193,7 +166,7 @@ impl World {
         was_there: bool,
         frame: &Bytes,
     ) {
-        let running = self.agent.instances();
+        let running = self.desk.agent.instances();
         let app = running.iter().find(|app| app.instance == *instance).expect("it is there");
         assert!(app.connected);
         let secret = self.secrets.get(instance);
@@ -222,15 +195,15 @@ impl World {
 
     fn hang_up(&mut self, at: usize) {
         let now = self.time();
-        if let Some(id) = std::mem::take(&mut self.lines[at]).id {
-            self.agent.disconnected(id, now);
+        if let Some(id) = std::mem::take(&mut self.desk.lines[at]).id {
+            self.desk.agent.disconnected(id, now);
         }
         self.pump();
     }
 
     /// Something that an app says once it is in.
     fn say(&mut self, at: usize, choices: &mut Choices<'_>) {
-        let Some(id) = self.lines[at].id else { return };
+        let Some(id) = self.desk.lines[at].id else { return };
         let frame = choices.pick(&[
             r#"{"type":"WCP6Goodbye"}"#,
             r#"{"type":"getInfoRequest","payload":{},"meta":{"requestUuid":"q"}}"#,
@@ -239,12 +212,12 @@ impl World {
             r#"{"type":"WCP4ValidateAppIdentity","payload":{"identityUrl":"https://two.example/"},"meta":{}}"#,
         ]);
         let now = self.time();
-        assert_eq!(self.agent.frame(id, &Bytes::from_static(frame.as_bytes()), now), Ok(()));
+        assert_eq!(self.desk.agent.frame(id, &Bytes::from_static(frame.as_bytes()), now), Ok(()));
     }
 
     fn launcher(&mut self, frame: &Bytes) {
         let now = self.time();
-        let asked = self.agent.launcher_asks(frame, now);
+        let asked = self.desk.agent.launcher_asks(frame, now);
         let known = Json::parse(frame.clone()).ok().and_then(|frame| frame.member("type")?.as_text());
         let known =
             known.as_deref().is_some_and(|kind| ["launch", "closed", "blocked", "join"].contains(&kind));
@@ -260,7 +233,7 @@ impl World {
     fn pump(&mut self) {
         loop {
             let mut is_quiet = true;
-            while let Some(output) = self.agent.poll_output() {
+            while let Some(output) = self.desk.agent.poll_output() {
                 is_quiet = false;
                 self.carry_out(output);
             }
@@ -268,9 +241,7 @@ impl World {
                 is_quiet = false;
                 let Told::Event(event) = told else { panic!("a session of ours was closed") };
                 let now = self.time();
-                if self.sessions.contains(&session) {
-                    self.agent.event(session, *event, now);
-                }
+                self.desk.event(session, *event, now);
             }
             if is_quiet {
                 return;
@@ -279,6 +250,7 @@ impl World {
     }
 
     fn carry_out(&mut self, output: Output) {
+        let Some(output) = self.desk.obey(0, &mut self.mesh, output) else { return };
         match output {
             Output::Frame(connection, frame) | Output::Data(connection, frame) => {
                 self.told(connection, &frame);
@@ -292,71 +264,51 @@ impl World {
                 self.told(connection, &frame);
                 self.closed(connection);
             }
-            Output::Command(session, command) => {
-                self.mesh.input(0, Input::Session { session, command });
-            }
-            Output::CloseSession(session) => {
-                assert!(self.sessions.remove(&session), "a session that is not open is closed");
-                self.mesh.input(0, Input::SessionClosed { session, heard: None });
-            }
             Output::Launch { instance, secret, record } => {
                 let is_startable = matches!(record.details, Details::Web { .. } | Details::Native { .. });
                 self.secrets.insert(instance.clone(), secret);
                 let now = self.time();
                 if !is_startable {
-                    self.agent.launched(&instance, false, now);
+                    self.desk.agent.launched(&instance, false, now);
                 }
             }
-            Output::CloseApp(_)
-            | Output::LimitReached(_)
-            | Output::Changed
-            | Output::Bridge(_)
-            | Output::Kept { .. } => {}
+            _ => {}
         }
     }
 
     fn closed(&mut self, connection: ConnectionId) {
-        if let Some(line) = self.lines.iter_mut().find(|line| line.id == Some(connection)) {
+        if let Some(line) = self.desk.line(connection) {
             *line = Line::default();
         }
         let now = self.time();
-        self.agent.disconnected(connection, now);
+        self.desk.agent.disconnected(connection, now);
     }
 
     fn told(&mut self, connection: ConnectionId, frame: &Bytes) {
         let text = std::str::from_utf8(frame).expect("a frame is text");
         let json = Json::parse(frame.clone()).expect("a frame is JSON");
-        let line = self.lines.iter_mut().find(|line| line.id == Some(connection));
+        let line = self.desk.line(connection);
         let line = line.unwrap_or_else(|| panic!("told to nobody: {text}"));
         let name = json.member("type").and_then(|name| name.as_text()).expect("a type");
         let payload = json.member("payload").expect("a payload");
         let is_answer = name.starts_with("WCP5") || name.starts_with("WSCP");
         assert_eq!(is_answer, !std::mem::replace(&mut line.welcomed, true), "one answer, first: {text}");
-        if matches!(&*name, "WCP5ValidateAppIdentityResponse" | "WSCPDesktopAgentConnect") {
-            let about =
-                payload.member("implementationMetadata").and_then(|about| about.member("appMetadata"));
-            let instance = about.and_then(|about| about.member("instanceId")?.as_text()).expect("an id");
+        if let Some((instance, secret)) = welcome(&name, &payload) {
             line.instance = Some(instance.clone());
-            if let Some(secret) = payload.member("instanceUuid").and_then(|secret| secret.as_text()) {
+            if let Some(secret) = secret {
                 let known = self.secrets.insert(instance, secret.clone());
                 assert!(known.is_none_or(|known| known == secret), "an instance has one secret");
             }
         }
-        let me =
-            self.lines.iter().find(|line| line.id == Some(connection)).and_then(|line| line.instance.clone());
-        for (instance, secret) in &self.secrets {
-            let is_told = memchr::memmem::find(frame, secret.as_bytes()).is_some();
-            assert!(!is_told || me.as_ref() == Some(instance), "the secret of {instance} is told: {text}");
-        }
-        let holders = self.lines.iter().filter(|line| line.instance.is_some() && line.instance == me);
+        let me = line.instance.clone();
+        check_secrets(&self.secrets, me.as_ref(), text);
+        let holders = self.desk.lines.iter().filter(|line| line.instance.is_some() && line.instance == me);
         assert!(holders.count() <= 1, "two connections are one instance: {text}");
     }
 
     fn due(&mut self) {
         let now = self.time();
-        if self.agent.poll_timeout().is_some_and(|at| at <= now.ms) {
-            self.agent.handle_timeout(now);
-        }
+        self.desk.due(now);
         self.pump();
     }
 
@@ -438,14 +390,7 @@ impl World {
             self.mesh.advance_ms(31_000);
             self.due();
         }
-        let text = format!("{:?}", self.agent);
-        for table in ["apps", "connections", "sessions", "openings", "raises", "owed", "pending"] {
-            let at = text.find(&format!(" {table}: ")).expect("a table");
-            let rest: String = text[at..].chars().take(600).collect();
-            assert!(rest.starts_with(&format!(" {table}: {{}}")), "{table} is not empty: {rest}");
-        }
-        assert_eq!(self.sessions, BTreeSet::from([self.desk]));
-        assert_eq!(self.mesh.nodes[0].status().sessions, 1);
+        self.desk.check_empty(&self.mesh.nodes[0]);
     }
 }
 

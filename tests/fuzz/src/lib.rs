@@ -8,6 +8,7 @@ mod bridge_frame;
 mod choices;
 mod context_delta;
 mod dacp_session;
+mod desk;
 mod fdc3_hello;
 mod gw3_session;
 mod json;

@@ -1,8 +1,10 @@
 //! Nodes joined by queues of encoded frames.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use mesh_core::visibility::Visibility;
 use mesh_core::{Input, Node, NodeSettings, Notice, Output, Timing};
 use mesh_model::{
     DomainId, Event, Incarnation, Lane, Limits, LinkId, LinkMessage, LinkPeer, NodeId, Now, SessionId, Text,
@@ -12,17 +14,27 @@ use mesh_model::{
 /// The domain of all nodes here.
 pub(crate) const DOMAIN: DomainId = DomainId([7; 16]);
 
+/// The built-in rules: their patterns take long to compile.
+fn visibility() -> Visibility {
+    static BUILT_IN: LazyLock<Visibility> = LazyLock::new(|| Visibility::default().with_built_in());
+    BUILT_IN.clone()
+}
+
+fn id_of(number: usize) -> NodeId {
+    NodeId([u8::try_from(number + 1).unwrap_or(u8::MAX); 16])
+}
+
 /// Small bounds, so that inputs reach them.
 pub(crate) fn settings(number: usize) -> NodeSettings {
-    let id = u8::try_from(number + 1).unwrap_or(u8::MAX);
+    let node = id_of(number);
     NodeSettings {
-        node: NodeId([id; 16]),
+        node,
         incarnation: Incarnation(1),
         name: Text::from(format!("node{number}")),
         addresses: Vec::new(),
         domain: DOMAIN,
-        id_secret: u128::from(id) * 0x1234_5678_9abc_def1,
-        visibility: mesh_core::visibility::Visibility::default().with_built_in(),
+        id_secret: u128::from(node.0[0]) * 0x1234_5678_9abc_def1,
+        visibility: visibility(),
         relay: true,
         slow_rules: Vec::new(),
         limits: Limits {
@@ -91,7 +103,7 @@ impl Mesh {
         let (one, two) = (LinkId(self.next_link), LinkId(self.next_link + 1));
         self.ends.insert((0, one), (1, two));
         self.ends.insert((1, two), (0, one));
-        let peer = |number: usize, dialled| LinkPeer { node: settings(number).node, dialled };
+        let peer = |number: usize, dialled| LinkPeer { node: id_of(number), dialled };
         self.input(1, Input::LinkOpened { link: two, peer: peer(0, false) });
         self.input(0, Input::LinkOpened { link: one, peer: peer(1, true) });
         self.settle();

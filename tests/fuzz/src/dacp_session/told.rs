@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use fdc3_agent::{ConnectionId, Output};
-use mesh_core::Input;
 use mesh_model::{Json, Text};
 
 use super::{World, add};
+use crate::desk::{check_secrets, welcome};
 use crate::mesh::Told;
 
 impl World {
@@ -25,8 +25,8 @@ impl World {
                 let now = self.time();
                 if node == 0 && session == self.io {
                     self.io_event(*event);
-                } else if self.desks[node].sessions.contains(&session) {
-                    self.desks[node].agent.event(session, *event, now);
+                } else {
+                    self.desks[node].event(session, *event, now);
                 }
             }
             if is_quiet {
@@ -51,36 +51,26 @@ impl World {
 
     pub(super) fn due(&mut self) {
         let now = self.time();
-        for desk in &mut self.desks {
-            if desk.agent.poll_timeout().is_some_and(|at| at <= now.ms) {
-                desk.agent.handle_timeout(now);
-            }
-        }
+        self.desks.iter_mut().for_each(|desk| desk.due(now));
         self.pump();
     }
 
     pub(super) fn carry_out(&mut self, desk: usize, output: Output) {
+        let Some(output) = self.desks[desk].obey(desk, &mut self.mesh, output) else { return };
         match output {
             Output::Frame(connection, frame) | Output::Data(connection, frame) => {
                 self.told(desk, connection, frame);
             }
             Output::Close(connection, _) | Output::Refuse(connection, _) => {
-                let line = self.desks[desk].lines.iter_mut().find(|line| line.id == Some(connection));
+                let line = self.desks[desk].line(connection);
                 let instance = line.and_then(|line| std::mem::take(line).instance);
                 self.closed(instance.as_ref());
                 let now = self.time();
                 self.desks[desk].agent.disconnected(connection, now);
             }
-            Output::Command(session, command) => {
-                self.mesh.input(desk, Input::Session { session, command });
-            }
-            Output::CloseSession(session) => {
-                assert!(self.desks[desk].sessions.remove(&session), "a session that is not open is closed");
-                self.mesh.input(desk, Input::SessionClosed { session, heard: None });
-            }
             Output::Launch { instance, secret, .. } => {
-                self.secrets.insert(secret.clone(), instance.clone());
-                self.desks[desk].launches.push((instance, secret));
+                self.secrets.insert(instance.clone(), secret.clone());
+                self.launches[desk].push((instance, secret));
             }
             // Now and then nobody can.
             Output::CloseApp(instance) => {
@@ -89,7 +79,7 @@ impl World {
                     self.desks[desk].agent.not_closed(&instance, now);
                 }
             }
-            Output::LimitReached(_) | Output::Changed | Output::Bridge(_) | Output::Kept { .. } => {}
+            _ => {}
         }
     }
 
@@ -114,24 +104,14 @@ impl World {
         let payload = json.member("payload").expect("a payload");
         let text_of = |name: &str| payload.member(name).and_then(|value| value.as_text());
         if self.desks[desk].lines[at].instance.is_none() {
-            assert!(
-                matches!(&*name, "WCP5ValidateAppIdentityResponse" | "WSCPDesktopAgentConnect"),
-                "{text}"
-            );
-            let about =
-                payload.member("implementationMetadata").and_then(|about| about.member("appMetadata"));
-            let instance =
-                about.and_then(|about| about.member("instanceId")?.as_text()).expect("an instance");
-            if let Some(secret) = text_of("instanceUuid") {
-                self.secrets.insert(secret, instance.clone());
+            let (instance, secret) = welcome(&name, &payload).unwrap_or_else(|| panic!("no welcome: {text}"));
+            if let Some(secret) = secret {
+                self.secrets.insert(instance.clone(), secret);
             }
             self.desks[desk].lines[at].instance = Some(instance);
         }
         let me = self.desks[desk].lines[at].instance.clone().expect("set above");
-        for (secret, instance) in &self.secrets {
-            let is_told = memchr::memmem::find(&frame, secret.as_bytes()).is_some();
-            assert!(!is_told || *instance == me, "{me} is told the secret of {instance}: {text}");
-        }
+        check_secrets(&self.secrets, Some(&me), text);
         if name.ends_with("Event") {
             if &*name == "broadcastEvent" {
                 assert!(
