@@ -83,6 +83,30 @@ const checks = {
     assert.equal(from.instanceId, one.id.instanceId);
   },
 
+  'what FDC3 3.0 says about contexts crosses to an agent that says it itself': async () => {
+    const [one, other] = [await app('a', 'test-one'), await agent('a', 'other')];
+    const name = `signed-${randomUUID()}`;
+    await (await one.agent.getOrCreateChannel(name)).addContextListener(null, () => {});
+    const metadata = (n) => ({ traceId: `t${n}`, signature: { protected: 'p', signature: 's' }, custom: { n } });
+    const broadcast = (n) => one.socket.request('broadcastRequest', { channelId: name, context: { type: 'x.answer', n }, metadata: metadata(n) });
+    const cast = (n) => other.got(({ type, payload }) => type === 'broadcastRequest' && payload.channelId === name && payload.context.n === n);
+    await broadcast(1);
+    assert.equal((await cast(1)).payload.metadata, undefined);
+    const event = one.socket.next(({ type, payload }) => type === 'broadcastEvent' && payload.channelId === name);
+    other.send('broadcastRequest', { channelId: name, context: { type: 'x.price' }, metadata: metadata(2) }, { source: source(other, 'i1') });
+    const { source: from, timestamp, ...heard } = (await event).payload.metadata;
+    assert.deepEqual(heard, metadata(2));
+    assert.deepEqual(from, { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
+    assert.ok(timestamp);
+    // Agents of earlier checks may still be leaving, and a broadcast is for all.
+    let n = 2;
+    const told = await until(async () => {
+      await broadcast(n += 1);
+      return (await cast(n)).payload.metadata;
+    });
+    assert.deepEqual(told, metadata(n));
+  },
+
   'what is on channels is known to who joins, and taken from who brings it': async () => {
     const one = await app('a', 'test-one');
     const [known, brought] = [`known-${randomUUID()}`, `brought-${randomUUID()}`];

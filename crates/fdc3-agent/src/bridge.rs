@@ -14,6 +14,7 @@ mod asked;
 mod asking;
 mod channels;
 mod elsewhere;
+mod metadata;
 mod names;
 mod policy;
 mod private;
@@ -53,6 +54,8 @@ pub(crate) struct Bridge {
     joining: bool,
     /// The other agents, with the nodes of those that are nodes.
     agents: BTreeMap<Text, Option<Text>>,
+    /// Those of them that are known to know what FDC3 3.0 says about contexts.
+    modern: BTreeSet<Text>,
     asked: BTreeMap<Text, Asked>,
     /// What is asked of several bridges, by number.
     gatherings: BTreeMap<u64, Gathering>,
@@ -216,6 +219,10 @@ impl Agent {
         });
         let agents: BTreeMap<Text, Option<Text>> =
             named.take(self.settings.limits.bridge_agents_max).collect();
+        self.bridge.modern.retain(|agent| agents.contains_key(agent));
+        self.bridge
+            .modern
+            .extend(agents.iter().filter(|(_, node)| node.is_some()).map(|(name, _)| name.clone()));
         let former = std::mem::replace(&mut self.bridge.agents, agents);
         for agent in former.into_keys() {
             if !self.bridge.agents.contains_key(&agent) {

@@ -55,7 +55,7 @@ impl Agent {
             Err(Fault::TargetAppUnavailable) => self.answer(&asker, Err(Fault::AppNotFound)),
             Err(fault) => self.answer(&asker, Err(fault)),
             Ok(Place::Bridge(at)) => match &at.desk {
-                None => self.open_on_bridge(asker, &at, app, context.as_ref()),
+                None => self.open_on_bridge(asker, &at, app, context.as_ref(), metadata),
                 Some(desk) => {
                     let app_id = self.id_at(&at, app);
                     // As long as the app may take there, and the way.

@@ -4,9 +4,10 @@ use mesh_model::{Json, Text};
 use proto_bridge::{Answered, Exchange, Message, MessageType, error};
 use proto_dacp::{Fault, Object, Request, context_type};
 
+use super::metadata::metadata_in;
 use super::names::with_apps;
 use super::policy::{Crossing, Direction};
-use super::{ID_BYTES_MAX, instance_of, text};
+use super::{ID_BYTES_MAX, instance_of, parts, text};
 use crate::{Agent, Asker, Output};
 
 impl Agent {
@@ -22,6 +23,7 @@ impl Agent {
             }
             return;
         };
+        self.note_metadata(&agent, &message.payload);
         let asker = Asker {
             instance: instance_of(&agent, &source),
             name: exchange.types().0.into(),
@@ -83,20 +85,20 @@ impl Agent {
                     Fault::TargetAppUnavailable => Fault::AppNotFound,
                     fault => fault,
                 })?;
-                Request::Open { app, context, metadata: None }
+                Request::Open { app, context, metadata: metadata_in(payload) }
             }
             Exchange::RaiseIntent => Request::RaiseIntent {
                 intent: intent?,
                 context: needed(context)?,
                 app: Some(self.app_meant(payload)?),
-                metadata: None,
+                metadata: metadata_in(payload),
             },
             _ => {
                 let channel = text(payload, "channelId").ok_or(Fault::NoChannelFound)?;
                 if !self.add_app_channel(&channel) {
                     return Err(Fault::CreationFailed);
                 }
-                Request::Broadcast { channel, context: needed(context)?, metadata: None }
+                Request::Broadcast { channel, context: needed(context)?, metadata: metadata_in(payload) }
             }
         })
     }
@@ -121,7 +123,13 @@ impl Agent {
             // The second answer to `raiseIntent`.
             (_, Ok(payload)) => {
                 let result = payload.member("intentResult").unwrap_or_else(crate::empty);
-                Message::intent_result(request, Object::new().json("intentResult", &result).end())
+                let agent = parts(&asker.instance).map_or("", |(agent, ..)| agent);
+                let metadata = self.metadata_to(agent, payload.member("resultMetadata").as_ref());
+                let payload = Object::new()
+                    .json("intentResult", &result)
+                    .some("resultMetadata", metadata.as_ref())
+                    .end();
+                Message::intent_result(request, payload)
             }
             (_, Err(fault)) => Message::intent_result(request, crate::open::fault(fault)),
         };

@@ -4,6 +4,7 @@ use mesh_model::{Json, Text};
 use proto_bridge::{Exchange, Message, Participant, error};
 use proto_dacp::{AppRef, Fault, Object};
 
+use super::metadata::carried;
 use super::names::with_apps;
 use super::policy::Direction;
 use super::{AgentAt, desk, parts, text};
@@ -206,9 +207,14 @@ impl Agent {
         at: &AgentAt,
         app: &AppRef,
         context: Option<&Json>,
+        metadata: Option<&Json>,
     ) {
         let by = self.participant(&asker.instance);
-        let payload = Object::new().json("app", &self.app_at(at, app)).some("context", context).end();
+        let payload = Object::new()
+            .json("app", &self.app_at(at, app))
+            .some("context", context)
+            .some("metadata", self.metadata_to(&at.agent, metadata).as_ref())
+            .end();
         let question = Question { exchange: Exchange::Open, payload, by, agent: Some(&at.agent) };
         self.ask_bridge(question, Asked::App(asker, Exchange::Open));
     }
@@ -221,7 +227,7 @@ impl Agent {
         at: &AgentAt,
         app: &AppRef,
         intent: &str,
-        context: &Json,
+        (context, metadata): (&Json, Option<&Json>),
         source: &Json,
     ) -> Option<(Text, Text)> {
         let (by, asked) = match raiser {
@@ -237,6 +243,7 @@ impl Agent {
             .text("intent", intent)
             .json("context", context)
             .json("app", &self.app_at(at, app))
+            .some("metadata", self.metadata_to(&at.agent, metadata).as_ref())
             .end();
         let question = Question { exchange: Exchange::RaiseIntent, payload, by, agent: Some(&at.agent) };
         let id = self.ask_bridge(question, asked)?;
@@ -295,7 +302,12 @@ impl Agent {
         let by = self.exported_source(&self.source_from(from, given));
         let context = given.member("context").filter(|context| !context.is_null());
         let app = app_identifier(&app_id, None, Some(agent));
-        let payload = Object::new().json("app", &app).some("context", context.as_ref()).end();
+        let metadata = self.metadata_to(agent, given.member("metadata").as_ref());
+        let payload = Object::new()
+            .json("app", &app)
+            .some("context", context.as_ref())
+            .some("metadata", metadata.as_ref())
+            .end();
         let question = Question { exchange: Exchange::Open, payload, by, agent: Some(agent) };
         self.ask_bridge(question, Asked::Desk(invocation, Exchange::Open));
     }
@@ -477,9 +489,12 @@ impl Agent {
         let Some(id) = &message.meta.request else { return };
         let Some((desk, raiser)) = self.owed_by(id) else { return };
         let Some((agent, ..)) = parts(&desk) else { return };
+        self.note_metadata(&agent.into(), &message.payload);
         let handler = self.bridge.handlers.remove(id).unwrap_or_default();
         let source = app_identifier("unknown", None, Some(&self.shown(agent)));
-        let mut op = Object::new().text("op", "result").json("source", &source);
+        let metadata = message.payload.member("resultMetadata").and_then(|metadata| carried(&metadata));
+        let mut op =
+            Object::new().text("op", "result").json("source", &source).some("metadata", metadata.as_ref());
         let result = message.payload.member("intentResult").filter(|result| !result.is_null());
         let result = result.unwrap_or_else(crate::empty);
         let channel = result.member("channel");

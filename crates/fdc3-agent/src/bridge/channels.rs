@@ -21,7 +21,12 @@ impl Agent {
             return;
         }
         let source = slot.cast.as_ref().map(|cast| self.exported_source(&cast.source)).unwrap_or_default();
-        let payload = Object::new().text("channelId", id).json("context", &slot.context).end();
+        let metadata = self.metadata_to_all(slot.cast.as_ref().and_then(|cast| cast.metadata.as_ref()));
+        let payload = Object::new()
+            .text("channelId", id)
+            .json("context", &slot.context)
+            .some("metadata", metadata.as_ref())
+            .end();
         let message = Message::request(Exchange::Broadcast, payload, Some(source));
         self.outputs.push_back(Output::Bridge(message));
     }

@@ -4,6 +4,7 @@ use mesh_model::{Json, Text};
 use proto_bridge::{Exchange, Message, Participant};
 use proto_dacp::{Object, context_type};
 
+use super::metadata::metadata_in;
 use super::{EVENTS, desk, instance_of, is_foreign, parts, some, text};
 use crate::document::{Cast, Slot};
 use crate::private::Deed;
@@ -20,7 +21,9 @@ impl Agent {
         let kind = text(op, "type");
         let (exchange, payload) = match (&*word, deed.as_deref()) {
             ("cast", _) => {
-                (Exchange::PrivateBroadcast, payload.some("context", op.member("context").as_ref()))
+                let metadata = self.metadata_to(agent, op.member("metadata").as_ref());
+                let payload = payload.some("context", op.member("context").as_ref());
+                (Exchange::PrivateBroadcast, payload.some("metadata", metadata.as_ref()))
             }
             (_, Some("listens")) => {
                 (Exchange::PrivateOnAddContextListener, payload.text_or_null("contextType", kind.as_deref()))
@@ -157,7 +160,8 @@ impl Agent {
                 };
                 let Some(kind) = context_type(&context) else { return };
                 let source = self.foreign_source(&by).unwrap_or_else(crate::empty);
-                let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata: None };
+                let metadata = metadata_in(payload);
+                let cast = Cast { event: self.ids.uuid(), source, wall_ms: self.now.wall_ms, metadata };
                 self.cast_private(&id, &Slot { kind, context, cast: Some(cast) }, &by, None);
                 return;
             }

@@ -208,8 +208,9 @@ impl Agent {
             let app = AppRef { app_id: self.id_at(at, app), ..app.clone() };
             return self.raise_at(raise, desk, Some(&at.agent), &app);
         }
-        let Raise { intent, context, source, raiser, .. } = raise;
-        if let Some((id, desk)) = self.raise_on_bridge(&raiser, at, app, &intent, &context, &source) {
+        let Raise { intent, context, metadata, source, raiser, .. } = raise;
+        let context = (&context, metadata.as_ref());
+        if let Some((id, desk)) = self.raise_on_bridge(&raiser, at, app, &intent, context, &source) {
             self.owe(id, raiser, Handler::Desk(desk));
         }
     }

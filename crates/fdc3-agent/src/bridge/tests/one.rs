@@ -227,3 +227,60 @@ fn what_somebody_brings_is_state() {
         r#"{"new":[{"type":"x.c"}],"prices":[{"type":"x.a","n":1},{"type":"x.b"}]}"#
     );
 }
+
+#[test]
+fn what_fdc3_3_says_about_a_context_crosses_to_who_knows_it() {
+    const GIVEN: &str = r#"{"traceId":"t","signature":{"alg":"x","n":1.0},"custom":{"a":[]}}"#;
+    let mut desktop = Desktop::new();
+    let (one, _) = desktop.app(1, "one");
+    let broadcast =
+        format!(r#"{{"channelId":"fdc3.channel.1","context":{{"type":"x.a"}},"metadata":{GIVEN}}}"#);
+    let app = r#""app":{"appId":"foreign","instanceId":"i1","desktopAgent":"x"}"#;
+    let raise = format!(r#"{{"intent":"Ask","context":{{"type":"x.ask"}},{app},"metadata":{GIVEN}}}"#);
+    let open = format!(r#"{{{app},"context":{{"type":"x.ask"}},"metadata":{GIVEN}}}"#);
+    // Nobody knows what it knows before it has said some itself.
+    desktop.ask(one, "broadcastRequest", &broadcast);
+    assert!(desktop.said.last().unwrap().payload.member("metadata").is_none());
+    desktop.asked(Exchange::Broadcast, &broadcast);
+    for (name, payload) in
+        [("broadcastRequest", &broadcast), ("openRequest", &open), ("raiseIntentRequest", &raise)]
+    {
+        desktop.ask(one, name, payload);
+        assert_eq!(at(&desktop.said.last().unwrap().payload, "metadata"), GIVEN, "{name}");
+    }
+    // What comes of it has some, too.
+    let request = desktop.said.last().unwrap().meta.request.clone().unwrap();
+    let resolution =
+        format!(r#"{{"intentResolution":{{"intent":"Ask","source":{}}}}}"#, app_of("x").to_json());
+    desktop.answer(Exchange::RaiseIntent, &resolution);
+    let result = format!(r#"{{"intentResult":{{"context":{{"type":"x.b"}}}},"resultMetadata":{GIVEN}}}"#);
+    desktop.receive(MessageType::RaiseIntentResult, &result, &request, None);
+    let (_, told) = desktop.frames.last().unwrap();
+    assert_eq!(at(told, "payload.resultMetadata.signature"), r#"{"alg":"x","n":1.0}"#);
+    // And so has what the agent says; who it is and when, nobody says for this one.
+    desktop.ask(one, "addContextListenerRequest", r#"{"channelId":"fdc3.channel.1","contextType":null}"#);
+    desktop.ask(one, "joinUserChannelRequest", r#"{"channelId":"fdc3.channel.1"}"#);
+    let from = r#"{"traceId":"u","custom":{},"source":{"appId":"lie"},"timestamp":"1970"}"#;
+    let said = format!(r#"{{"channelId":"fdc3.channel.1","context":{{"type":"x.c"}},"metadata":{from}}}"#);
+    desktop.asked(Exchange::Broadcast, &said);
+    let (_, told) = desktop.frames.last().unwrap();
+    assert_eq!(
+        (at(told, "payload.metadata.traceId"), at(told, "payload.metadata.custom")),
+        ("u".into(), "{}".into())
+    );
+    assert_eq!(at(told, "payload.metadata.source.appId"), "foreign");
+    assert_ne!(at(told, "payload.metadata.timestamp"), "1970");
+    // One that does not know it may refuse a broadcast that has more than it knows; a node does not.
+    let others = |more: &str| format!(r#"{{"desktopAgent":"x"}},{{"desktopAgent":"y"{more}}}"#);
+    let node = r#","deskmesh":{"node":"elsewhere"}"#;
+    for (more, knows) in [("", false), (node, true)] {
+        desktop.update(&others(more), "{}");
+        desktop.ask(one, "broadcastRequest", &broadcast);
+        assert_eq!(desktop.said.last().unwrap().payload.member("metadata").is_some(), knows);
+        let there = open.replace(r#""desktopAgent":"x""#, r#""desktopAgent":"y""#);
+        for (open, knows) in [(&open, true), (&there, knows)] {
+            desktop.ask(one, "openRequest", open);
+            assert_eq!(desktop.said.last().unwrap().payload.member("metadata").is_some(), knows);
+        }
+    }
+}
