@@ -29,6 +29,7 @@ STORIES = {
     "sleep": [(5, 15, "sleep", ["b"]), (25, 55, "sleep", ["c"])],
     "nat": [(5, 5.1, "remap", ["c"]), (15, 15.1, "remap", ["c"]), (25, 25.5, "address", ["c"]), (35, 37, "address", ["c"])],
     "slow-link": [(5, 15, "calm", []), (20, 40, "slow", ["a", "b", "c"]), (45, 85, "slow", ["a", "b", "c"]), (50, 80, "large", ["a"]), (90, 100, "larger", ["b"])],
+    "wan": [(5, 8, "isolate", ["b"]), (15, 18, "cut", ["a", "c"]), (25, 28, "stop", ["c"]), (35, 35.3, "kill", ["a"]), (45, 55, "isolate", ["b"])],
     "triangle": [(5, 15, "calm", []), (20, 50, "cut", ["a", "b"])],
     "slow-reader": [(5, 45, "flood", ["a"]), (10, 20, "calm", []), (22, 32, "doze", ["c"]), (34, 44, "calm", [])],
 }
@@ -36,8 +37,11 @@ HIDDEN = {"nat": ["c"]}
 # Whose nodes have wall clocks that can be set.
 CLOCKED = {"clock"}
 HOUR_S = 3600
-# One subscription of an application that does not read may end; by default the application is closed.
-CONFIG = {"slow-reader": '[streams]\nslow_subscribers = [{ stream = "/^Flood/", policy = "drop-oldest" }]\n'}
+CONFIG = {
+    "wan": 'link_profile = "wan"\n',
+    # One subscription of an application that does not read may end; by default the application is closed.
+    "slow-reader": '[streams]\nslow_subscribers = [{ stream = "/^Flood/", policy = "drop-oldest" }]\n',
+}
 KINDS = {"calm", "remap", "slow", "large", "larger", "flood", "doze", "ahead", "behind"}
 
 

@@ -25,6 +25,7 @@ use std::{fmt, fs, io};
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use mesh_core::Timing;
 use mesh_model::limits::JsonLimits;
 use mesh_net::quic::LinkLimits;
 use mesh_telemetry::logging::{LogFormat, LogSettings};
@@ -57,6 +58,8 @@ pub struct Config {
     pub join: Option<String>,
     /// The `host:port` addresses of nodes to connect to.
     pub seeds: Vec<String>,
+    /// What the links to other nodes are like.
+    pub link_profile: LinkProfile,
     /// Whether nodes that cannot reach each other speak through this one, and this one through others.
     pub relay: bool,
     /// Which web pages may connect besides loopback ones; see [`key::is_origin`].
@@ -87,6 +90,27 @@ pub struct Config {
 pub struct DiscoveryConfig {
     /// Whether this node says by mDNS where it is, and looks for others of its mesh.
     pub mdns: bool,
+}
+
+/// What the links to other nodes are like, and so how soon a silent node counts as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkProfile {
+    /// Local networks: withdrawn within 2 s.
+    Lan,
+    /// Wide areas and bad wireless networks: withdrawn within 5 s.
+    Wan,
+}
+
+impl LinkProfile {
+    /// Returns the times that go with it.
+    #[must_use]
+    pub fn timing(self) -> Timing {
+        match self {
+            Self::Lan => Timing::default(),
+            Self::Wan => Timing::wan(),
+        }
+    }
 }
 
 /// Which local programs may connect.
@@ -227,6 +251,7 @@ impl Config {
             mesh_advertise: Vec::new(),
             join: None,
             seeds: Vec::new(),
+            link_profile: LinkProfile::Lan,
             relay: true,
             allowed_origins: Vec::new(),
             authenticators: BTreeMap::new(),

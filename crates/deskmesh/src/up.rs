@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use mesh_core::{Input, NodeSettings, Timing};
+use mesh_core::{Input, NodeSettings};
 use mesh_identity::join::Candidate;
 use mesh_identity::{JoinToken, NodeIdentity, Place, TokenStore};
 use mesh_model::{DomainId, Incarnation, LinkId, Text};
@@ -182,7 +182,7 @@ pub(crate) async fn start(config: Config, flags: Option<Flags>) -> Result<Runnin
         relay: config.relay,
         slow_rules: config.streams.rules(),
         limits: config.limits.model(),
-        timing: Timing::default(),
+        timing: config.link_profile.timing(),
     };
     let tokens = TokenStore::open(&dir);
     let ratio = config.telemetry.sample_ratio;

@@ -62,6 +62,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "mesh_advertise", kind: Kind::HostPorts },
     Key { path: "join", kind: Kind::Token },
     Key { path: "seeds", kind: Kind::HostPorts },
+    Key { path: "link_profile", kind: Kind::Choice(&["lan", "wan"]) },
     Key { path: "relay", kind: Kind::Switch },
     Key { path: "allowed_origins", kind: Kind::Origins },
     Key { path: "allowed_hosts", kind: Kind::Hosts },

@@ -227,6 +227,8 @@ fn every_kind_of_value_is_checked() {
         ("fdc3.directory_token = ''", false),
         ("fdc3.directory_refresh_s = 0", false),
         ("fdc3.user = ''", false),
+        ("link_profile = 'wan'", true),
+        ("link_profile = 'moon'", false),
         ("fdc3.intent_result_timeout_s = 5", true),
         ("fdc3.intent_result_timeout_s = 0", false),
         ("fdc3.intent_result_timeout_s = 604801", false),

@@ -251,14 +251,9 @@ pub(super) fn honest_outcomes(seed: u64, scale: Scale) -> Outcome {
     Ok(figures)
 }
 
-/// Times for links over wide areas: a silence is noticed later, and calls wait longer.
-fn wide() -> Timing {
-    Timing { call_grace_ms: 5_000, ..Timing::default() }
-}
-
 pub(super) fn re_attach(seed: u64, scale: Scale) -> Outcome {
     let total = scale.of(1_000, 100);
-    let plan = Plan { timing: wide(), relay: true, ..Plan::new(seed, 3) };
+    let plan = Plan { timing: Timing::wan(), relay: true, ..Plan::new(seed, 3) };
     let (mut mesh, callers, callee, server) = callers(plan);
     let mut book = Book::default();
     for _ in 0..total {
@@ -298,7 +293,7 @@ pub(super) fn fence(seed: u64, scale: Scale) -> Outcome {
     let rounds = scale.of(100, 10);
     // By a second direct link, or by one that takes the place of a relayed one.
     let relay = seed.is_multiple_of(2);
-    let plan = Plan { timing: wide(), relay, ..Plan::new(seed, 3) };
+    let plan = Plan { timing: Timing::wan(), relay, ..Plan::new(seed, 3) };
     let (mut mesh, callers, callee, server) = callers(plan);
     let (caller, mut book, mut late) = (callers[0], Book::default(), 0);
     for _ in 0..rounds {
