@@ -125,7 +125,109 @@ const checks = {
     const one = await app('a', 'test-one');
     await assert.rejects(one.agent.findIntent('Ask'), /NoAppsFound/);
     const other = await agent('a', 'other', handlesAsk('i1'));
-    const found = await one.agent.findIntent('Ask');
+    const found = await settled(() => one.agent.findIntent('Ask'));
+    assert.equal(found.intent.displayName, 'Ask away');
+    assert.deepEqual(found.apps.map((one) => [one.appId, one.instanceId, one.desktopAgent]), [['foreign', 'i1', other.name]]);
+    const mixed = await one.agent.findIntent('GetPrice');
+    assert.ok(mixed.apps.every((one) => one.appId === 'test-quoter' && !one.desktopAgent));
+    const byContext = await one.agent.findIntentsByContext({ type: 'x.ask' });
+    assert.deepEqual(byContext.map(({ intent, apps }) => [intent.name, apps.length]), [['Ask', 1]]);
+    const instances = await one.agent.findInstances({ appId: 'foreign' });
+    assert.deepEqual(instances.map((one) => one.desktopAgent), [other.name]);
+    assert.equal((await one.agent.getAppMetadata(instances[0])).title, 'An app elsewhere');
+    assert.equal((await one.agent.open({ appId: `foreign@${other.name}` })).desktopAgent, other.name);
+    other.cut();
+    await until(async () => one.agent.findIntent('Ask').then(() => false, () => true));
+  },
+
+two nodes: an agent on one bridge opens an app of the other node that takes 20 s to start': async () => {
+    const other = await agent('a', 'other');
+    const node = other.update.payload.allAgents.find((one) => one.deskmesh).desktopAgent;
+    const app = { appId: 'test-far-slow@desk-b', desktopAgent: node };
+    const opened = await other.ask('openRequest', { app }, { source: source(other, 'i1'), destination: { desktopAgent: node } });
+    assert.equal(opened.payload.error, undefined);
+    assert.equal(opened.payload.appIdentifier.appId, 'test-far-slow@desk-b');
+    end(other, opened.payload.appIdentifier);
+  },
+
+  'two nodes: an agent on one bridge raises an intent at an app of the other node that takes 20 s to start': async () => {
+    const other = await agent('a', 'other');
+    const { answer, result } = await raise(other, 'i1', 'SlowPrice', { appId: 'test-far-slow@desk-b' });
+    assert.equal(answer.payload.error, undefined);
+    assert.deepEqual((await result()).payload, { intentResult: { context: { type: 'x.price', value: 42 } } });
+    end(other, answer.payload.intentResolution.source);
+  },
+};
+
+const checks = {
+  'getInfo says that there is a bridge': async () => {
+    const one = await app('a', 'test-one');
+    assert.equal((await one.agent.getInfo()).optionalFeatures.DesktopAgentBridging, true);
+  },
+
+  'broadcasts go both ways, once': async () => {
+    const [one, other] = [await app('a', 'test-one'), await agent('a', 'other')];
+    const name = `prices-${randomUUID()}`;
+    const channel = await one.agent.getOrCreateChannel(name);
+    const seen = sources(one);
+    await channel.addContextListener(null, () => {});
+    for (let n = 0; n < 100; n += 1) other.send('broadcastRequest', { channelId: name, context: { type: 'x.price', n } }, { source: source(other, 'i1') });
+    await until(() => seen.length >= 100);
+    for (let n = 0; n < 100; n += 1) await channel.broadcast({ type: 'x.answer', n });
+    await until(() => casts(other, name).length >= 100);
+    await pause(500);
+    assert.deepEqual(seen.map(([context]) => context.n), [...Array(100).keys()]);
+    assert.deepEqual(casts(other, name).map((context) => context.n), [...Array(100).keys()]);
+    assert.deepEqual(seen[0][1], { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
+    assert.deepEqual(await channel.getCurrentContext('x.price'), { type: 'x.price', n: 99 });
+    const { source: from } = other.all('broadcastRequest').at(-1).meta;
+    assert.equal(from.appId, 'test-one');
+    assert.equal(from.instanceId, one.id.instanceId);
+  },
+
+  'what FDC3 3.0 says about contexts crosses to an agent that says it itself': async () => {
+    const [one, other] = [await app('a', 'test-one'), await agent('a', 'other')];
+    const name = `signed-${randomUUID()}`;
+    await (await one.agent.getOrCreateChannel(name)).addContextListener(null, () => {});
+    const metadata = (n) => ({ traceId: `t${n}`, signature: { protected: 'p', signature: 's' }, custom: { n } });
+    const broadcast = (n) => one.socket.request('broadcastRequest', { channelId: name, context: { type: 'x.answer', n }, metadata: metadata(n) });
+    const cast = (n) => other.got(({ type, payload }) => type === 'broadcastRequest' && payload.channelId === name && payload.context.n === n);
+    await broadcast(1);
+    assert.equal((await cast(1)).payload.metadata, undefined);
+    const event = one.socket.next(({ type, payload }) => type === 'broadcastEvent' && payload.channelId === name);
+    other.send('broadcastRequest', { channelId: name, context: { type: 'x.price' }, metadata: metadata(2) }, { source: source(other, 'i1') });
+    const { source: from, timestamp, ...heard } = (await event).payload.metadata;
+    assert.deepEqual(heard, metadata(2));
+    assert.deepEqual(from, { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
+    assert.ok(timestamp);
+    // Agents of earlier checks may still be leaving, and a broadcast is for all.
+    let n = 2;
+    const told = await until(async () => {
+      await broadcast(n += 1);
+      return (await cast(n)).payload.metadata;
+    });
+    assert.deepEqual(told, metadata(n));
+  },
+
+  'what is on channels is known to who joins, and taken from who brings it': async () => {
+    const one = await app('a', 'test-one');
+    const [known, brought] = [`known-${randomUUID()}`, `brought-${randomUUID()}`];
+    await (await one.agent.getOrCreateChannel(known)).broadcast({ type: 'x.price', n: 1 });
+    const there = await one.agent.getOrCreateChannel(brought);
+    const seen = [];
+    await there.addContextListener('x.price', (context) => seen.push(context));
+    const other = await agent('a', 'other', {}, { channelsState: { [brought]: [{ type: 'x.price', n: 2 }] } });
+    assert.deepEqual(other.update.payload.channelsState[known], [{ type: 'x.price', n: 1 }]);
+    await until(() => seen.length);
+    assert.deepEqual(seen, [{ type: 'x.price', n: 2 }]);
+    assert.deepEqual(await there.getCurrentContext('x.price'), { type: 'x.price', n: 2 });
+  },
+
+  'apps find those of an agent on the bridge': async () => {
+    const one = await app('a', 'test-one');
+    await assert.rejects(one.agent.findIntent('Ask'), /NoAppsFound/);
+    const other = await agent('a', 'other', handlesAsk('i1'));
+    const found = await settled(() => one.agent.findIntent('Ask'));
     assert.equal(found.intent.displayName, 'Ask away');
     assert.deepEqual(found.apps.map((one) => [one.appId, one.instanceId, one.desktopAgent]), [['foreign', 'i1', other.name]]);
     const mixed = await one.agent.findIntent('GetPrice');

@@ -38,7 +38,7 @@ export async function until(isSo, what = String(isSo)) {
   throw new Error(`never: ${what}`);
 }
 
-/** Does something that fails until nodes have heard of each other's agents. */
+/** Does something that fails until nodes have heard of agents, be it those on their own bridges. */
 export async function settled(act) {
   let problem;
   const done = await until(() => act().catch((error) => { problem = error; })).catch(() => undefined);
