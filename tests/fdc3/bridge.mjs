@@ -245,7 +245,7 @@ const checks = {
   'an app raises an intent at an agent on the bridge': async () => {
     const one = await app('a', 'test-one');
     const other = await agent('a', 'other', handlesAsk('i1', ({ payload }) => ({ context: { type: 'x.price', value: payload.context.q * 2 } })));
-    const resolution = await one.agent.raiseIntent('Ask', QUESTION);
+    const resolution = await settled(() => one.agent.raiseIntent('Ask', QUESTION));
     assert.equal(resolution.source.desktopAgent, other.name);
     assert.deepEqual(await resolution.getResult(), { type: 'x.price', value: 42 });
     const named = await one.agent.raiseIntent('Ask', QUESTION, { appId: 'foreign', instanceId: 'i1', desktopAgent: other.name });
@@ -256,7 +256,7 @@ const checks = {
   'a result that never comes ends with its agent': async () => {
     const one = await app('a', 'test-one');
     const other = await agent('a', 'other', handlesAsk('i1'));
-    const resolution = await one.agent.raiseIntent('Ask', QUESTION);
+    const resolution = await settled(() => one.agent.raiseIntent('Ask', QUESTION));
     other.cut();
     assert.equal(await resolution.getResult().catch(() => undefined), undefined);
   },
