@@ -57,6 +57,8 @@ pub fn to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub struct Frames {
     stream: TcpStream,
+    /// The largest payload of one frame that has come.
+    pub largest: usize,
 }
 
 /// A frame that came.
@@ -82,7 +84,7 @@ impl Frames {
         if !head.starts_with(b"HTTP/1.1 101 ") {
             return Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()));
         }
-        Ok(Self { stream })
+        Ok(Self { stream, largest: 0 })
     }
 
     /// Sends bytes that need not be a frame.
@@ -106,6 +108,7 @@ impl Frames {
 
     /// Reads the next text or the end, or else a ping: what an answer to it holds.
     pub fn read_any(&mut self) -> io::Result<Result<Frame, Vec<u8>>> {
+        let mut parts = Vec::new();
         loop {
             let mut head = [0; 2];
             match self.stream.read_exact(&mut head) {
@@ -132,11 +135,17 @@ impl Frames {
                 }
                 len => usize::from(len),
             };
+            self.largest = self.largest.max(len);
             let mut payload = vec![0; len];
             self.stream.read_exact(&mut payload)?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             match head[0] & 0x0f {
-                TEXT => return Ok(Ok(Frame::Text(text(&payload)))),
+                TEXT | CONTINUATION => {
+                    parts.extend(payload);
+                    if head[0] & 0x80 != 0 {
+                        return Ok(Ok(Frame::Text(text(&parts))));
+                    }
+                }
                 PING => return Ok(Err(payload)),
                 CLOSE => {
                     let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
@@ -157,6 +166,8 @@ impl Frames {
     }
 }
 
+/// The opcode of what continues a message.
+pub const CONTINUATION: u8 = 0;
 /// The opcode of text.
 pub const TEXT: u8 = 1;
 /// The opcode of bytes.

@@ -506,6 +506,21 @@ fn apply(value: &mut Value, delta: &Value) {
     }
 }
 
+#[test]
+fn large_messages_come_in_parts() {
+    let node = node("");
+    let mut writer = RawPeer::login(&node, "writer", "eve");
+    let mut reader = RawPeer::login(&node, "reader", "eve");
+    let context = create_context(&mut writer, "large")["context_id"].clone();
+    let value = "xé".repeat(1_000_000);
+    writer.ask(json!({
+        "domain": "global", "type": "update-context", "context_id": context, "delta": {"updated": {"n": value}},
+    }));
+    let read = reader.ask(json!({"domain": "global", "type": "subscribe-context", "context_id": context}));
+    assert!(read["data"]["n"] == value, "it is not what was written");
+    assert_eq!(reader.frames.largest, 1 << 20);
+}
+
 /// Returns what comes until a change of a context, as words; the last ping is answered if that is wanted.
 fn words_until_change(peer: &mut RawPeer, answers: bool) -> Vec<String> {
     let mut words = Vec::new();

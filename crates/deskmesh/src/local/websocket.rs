@@ -20,12 +20,16 @@ use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// The WebSocket code of a node that is about to come back (RFC 6455, registry of close codes).
 pub const RESTART: u16 = 1012;
+/// A larger message is written in parts of this size: the socket copies what it writes, and keeps as much
+/// memory as that ever took.
+const FRAGMENT_BYTES: usize = 1 << 20;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to answer a close.
@@ -227,7 +231,20 @@ impl WebSocket {
     ///
     /// Returns what is wrong with the socket.
     pub async fn feed(&mut self, message: Message) -> Result<(), Error> {
-        self.socket.feed(message).await
+        let (opcode, content) = match message {
+            Message::Text(text) if text.len() > FRAGMENT_BYTES => (Data::Text, Bytes::from(text)),
+            Message::Binary(bytes) if bytes.len() > FRAGMENT_BYTES => (Data::Binary, bytes),
+            message => return self.socket.feed(message).await,
+        };
+        let mut opcodes = std::iter::once(opcode).chain(std::iter::repeat(Data::Continue));
+        let mut from = 0;
+        while let Some(opcode) = opcodes.next().filter(|_| from < content.len()) {
+            let to = content.len().min(from + FRAGMENT_BYTES);
+            let part = Frame::message(content.slice(from..to), OpCode::Data(opcode), to == content.len());
+            self.socket.feed(Message::Frame(part)).await?;
+            from = to;
+        }
+        Ok(())
     }
 
     /// Hands to the socket all that was written.
