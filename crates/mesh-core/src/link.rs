@@ -12,6 +12,7 @@ mod liveness;
 mod opening;
 mod relay;
 mod replication;
+mod restraint;
 mod retirement;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -21,6 +22,7 @@ use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionV
 
 use self::drain::Drain;
 use self::relay::Via;
+use self::restraint::Restraint;
 use crate::Output;
 use crate::best::Distance;
 use crate::key::UserKey;
@@ -57,6 +59,8 @@ pub(crate) struct Link {
     vector: Option<VersionVector>,
     /// All entries that arrived before this have been considered for this link.
     cursor: u64,
+    /// What is not sent, since others do.
+    restraint: Restraint,
     /// Whether there may be something to send.
     pub(crate) dirty: bool,
     in_flight: usize,
@@ -88,7 +92,13 @@ impl Link {
         let stage: Vec<_> = self.stage.iter().map(|entry| (&entry.key, entry.dot)).collect();
         (self.state == State::Up, self.incarnation, &self.vector, self.cursor == 0).hash(into);
         (self.dirty, stage, self.stage_reset, self.refused, self.answers).hash(into);
+        self.restraint.mixed().hash(into);
         replica.arrived_since(self.cursor).for_each(|key| key.hash(into));
+    }
+
+    /// Returns whether the first batch is kept until the other side has that of another.
+    pub(crate) const fn keeps_first(&self) -> bool {
+        self.restraint.keeps_first()
     }
 }
 
@@ -157,9 +167,10 @@ impl Node {
                 }
                 self.end_streams_with(peer);
             }
-            LinkMessage::DomainOpen { domain, vector, hash, floor: _ } => {
-                self.domain_opened(link, domain, vector, hash)
+            LinkMessage::DomainOpen { domain, vector, hash, awaits_another, floor: _ } => {
+                self.domain_opened(link, domain, vector, hash, awaits_another)
             }
+            LinkMessage::Have { domain, vector } => self.note_have(link, domain, &vector),
             LinkMessage::Batch { domain, entries, end, reset } => {
                 self.batch_part(link, domain, entries, end, reset)
             }
@@ -245,6 +256,7 @@ impl Node {
             | LinkMessage::Attach { .. }
             | LinkMessage::CallState { .. }
             | LinkMessage::Batch { .. }
+            | LinkMessage::Have { .. }
             | LinkMessage::Neighbours { .. }
             | LinkMessage::Relay { .. }
             | LinkMessage::Relayed { .. }

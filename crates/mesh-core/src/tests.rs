@@ -17,6 +17,7 @@ mod node;
 mod poison;
 mod rates;
 mod relay;
+mod restraint;
 mod retirement;
 mod returning;
 mod slow;

@@ -82,10 +82,19 @@ pub enum LinkMessage {
     /// This node leaves on purpose.
     Goaway { reason: Text },
 
-    /// Opens a domain: what this node has covered of it.
-    DomainOpen { domain: DomainId, vector: VersionVector, floor: VersionVector, hash: u64 },
+    /// Opens a domain: what this node has covered of it. If it says so, the answer is to wait for a `Have`:
+    /// another node is about to bring what this one may lack, too.
+    DomainOpen {
+        domain: DomainId,
+        vector: VersionVector,
+        floor: VersionVector,
+        hash: u64,
+        awaits_another: bool,
+    },
     /// A part of a batch; with `end` it is the last one and the whole takes effect.
     Batch { domain: DomainId, entries: Vec<WireEntry>, end: Option<BatchEnd>, reset: bool },
+    /// What this node has covered by now, though it did not come from the receiver.
+    Have { domain: DomainId, vector: VersionVector },
     /// What this node holds, to be compared where vectors are equal, and what it has heard from others.
     Digest { domain: DomainId, vector: VersionVector, hash: u64, heard: Vec<Heard> },
 
@@ -207,6 +216,7 @@ impl LinkMessage {
             | Self::Attach { .. }
             | Self::CallState { .. }
             | Self::Batch { .. }
+            | Self::Have { .. }
             | Self::Why { .. }
             | Self::Neighbours { .. }
             | Self::Relay { .. }

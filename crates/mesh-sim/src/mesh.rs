@@ -711,7 +711,7 @@ impl Mesh {
         *last = at.max(*last + 1);
         let (at, frame) = (*last, mesh_wire::encode(message));
         let kind = match message {
-            LinkMessage::Batch { .. } => Use::Replication,
+            LinkMessage::Batch { .. } | LinkMessage::Have { .. } => Use::Replication,
             LinkMessage::BranchData { .. } => Use::Stream,
             _ => Use::Other,
         };

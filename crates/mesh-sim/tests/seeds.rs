@@ -140,3 +140,16 @@ fn an_owned_context_that_came_back_without_its_owner() {
         holds_as(seed, ["old_disks", "twins", "slow_readers"].map(|name| (name, true)));
     }
 }
+
+/// A node that was to be sent a snapshot, since it had missed removals, said meanwhile that it had caught up: it
+/// got none, and what it sent was refused for ever.
+#[test]
+fn a_snapshot_that_was_promised_is_sent_whatever_the_other_has_by_then() {
+    for seed in [10_673, 18_409] {
+        holds_as(seed, ["old_disks", "twins", "slow_readers"].map(|name| (name, true)));
+    }
+    let faults = ["storm", "cuts", "stalls", "one_way", "clocks", "tombstones", "missing_link"];
+    for seed in [50_725, 50_877, 52_012] {
+        holds_as(seed, faults.map(|name| (name, true)));
+    }
+}

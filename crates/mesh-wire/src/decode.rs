@@ -115,6 +115,14 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
                 vector: fields.or_default(b'v', Reader::vector)?,
                 floor: fields.or_default(b'f', Reader::vector)?,
                 hash: fields.must(b'h', Reader::uint)?,
+                awaits_another: fields.or_default(b'w', Reader::flag)?,
+            }
+        }
+        message::HAVE => {
+            let fields = fields()?;
+            LinkMessage::Have {
+                domain: fields.must(b'd', Reader::domain)?,
+                vector: fields.or_default(b'v', Reader::vector)?,
             }
         }
         message::BATCH => batch(&fields()?)?,

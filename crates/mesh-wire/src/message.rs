@@ -34,7 +34,7 @@ pub const PONG: u64 = 0x05;
 /// \[`t` text: reason\].
 pub const GOAWAY: u64 = 0x06;
 
-/// `d` domain, `h` hash, \[`v` vector, `f` vector: floor\].
+/// `d` domain, `h` hash, \[`v` vector, `f` vector: floor, `w` 1: awaits another node's batch first\].
 pub const DOMAIN_OPEN: u64 = 0x20;
 /// `d` domain, \[`o` origins, `e` entries, `v` vector, `f` vector: floor, `a` answer, `r` reset\].
 ///
@@ -45,6 +45,8 @@ pub const BATCH: u64 = 0x29;
 pub const NEIGHBOURS: u64 = 0x23;
 /// `k` key, `c` cause, and what the [`cause`] says.
 pub const WHY: u64 = 0x2b;
+/// `d` domain, \[`v` vector\].
+pub const HAVE: u64 = 0x2d;
 /// `d` domain, `h` hash, \[`v` vector, `o` what others have covered: `[node, incarnation, age ms, vector]`\].
 pub const DIGEST: u64 = 0x2c;
 

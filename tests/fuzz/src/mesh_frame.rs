@@ -167,6 +167,7 @@ impl World {
             vector: VersionVector::new(),
             floor: VersionVector::new(),
             hash: 0,
+            awaits_another: false,
         };
         self.message(link, open);
         let origin = Origin { node: NodeId([peer; 16]), incarnation: Incarnation(1) };
@@ -353,6 +354,7 @@ impl World {
                 vector: vector(choices),
                 floor: vector(choices),
                 hash: number(choices),
+                awaits_another: choices.once_in(4),
             },
             4..=11 => {
                 let entries = (0..choices.below(6)).map(|_| self.any_entry(choices)).collect();
@@ -362,6 +364,9 @@ impl World {
                     answer: choices.once_in(6),
                 });
                 LinkMessage::Batch { domain: domain(choices), entries, end, reset: choices.once_in(6) }
+            }
+            12 if choices.once_in(3) => {
+                LinkMessage::Have { domain: domain(choices), vector: vector(choices) }
             }
             12 => LinkMessage::Digest {
                 domain: domain(choices),

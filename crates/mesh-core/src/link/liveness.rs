@@ -69,6 +69,7 @@ impl Node {
                 }
             }
         }
+        self.restraint_timers();
         self.settle_drains();
         self.dial_relayed();
         let waited = |node: &RemoteNode| node.calls_wait_until.is_some_and(|until| now >= until);
@@ -141,7 +142,9 @@ impl Node {
             let up = (link.state == State::Up).then(|| {
                 link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(self.suspect_ms()))
             });
-            [opening, answer, up, self.held_until(*id)].into_iter().flatten()
+            [opening, answer, up, self.held_until(*id), link.restraint.timeout(link.dirty)]
+                .into_iter()
+                .flatten()
         });
         let of_nodes =
             self.nodes.values().filter_map(|node| node.lost_at).map(|at| at.plus_millis(timing.gone_ms));
@@ -179,6 +182,7 @@ impl Node {
     pub(crate) fn leave_mesh(&mut self) {
         // Others dial at once whom they have lost.
         self.leaves = true;
+        self.reconsider_held();
         self.flush_links();
         // The relayed ones first, which come after those that carry them.
         let links: Vec<(LinkId, bool)> =

@@ -6,6 +6,7 @@ use mesh_model::link::{LinkMessage, reject};
 use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 
 use super::relay::Via;
+use super::restraint::Restraint;
 use super::{Claim, Link, State};
 use crate::best::Distance;
 use crate::node::Node;
@@ -46,6 +47,7 @@ impl Node {
             distance: Distance::default(),
             vector: None,
             cursor: 0,
+            restraint: Restraint::default(),
             dirty: false,
             in_flight: 0,
             stage: Vec::new(),
@@ -298,11 +300,13 @@ impl Node {
             self.end_streams_with(peer);
         }
         self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
+        let awaits_another = self.awaits_another(link);
         let message = LinkMessage::DomainOpen {
             domain: self.settings.domain,
             vector: self.replica.vector().clone(),
             floor: self.replica.floor().clone(),
             hash: self.replica.hash(),
+            awaits_another,
         };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         // So that its distance is known when its applications are shown.
@@ -369,6 +373,8 @@ impl Node {
             self.drain_ended(&ended);
         }
         self.links_changed = true;
+        self.ask_the_others();
+        self.reconsider_held();
         self.end_links_over(link, |_| true);
         self.settle_claims(peer, None);
         if served && self.nodes.get(&peer).is_some_and(|node| node.link.is_none() && node.lost_at.is_none()) {

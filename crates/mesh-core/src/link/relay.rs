@@ -141,6 +141,7 @@ impl Node {
         known.neighbours = nodes.into_iter().collect();
         let neighbours = known.neighbours.clone();
         self.links_changed = true;
+        self.reconsider_held();
         self.end_links_over(link, |peer| !neighbours.contains(&peer));
     }
 

@@ -53,7 +53,14 @@ impl Node {
         self.whys.remove(&noted)
     }
 
-    pub(super) fn domain_opened(&mut self, link: LinkId, domain: DomainId, vector: VersionVector, hash: u64) {
+    pub(super) fn domain_opened(
+        &mut self,
+        link: LinkId,
+        domain: DomainId,
+        vector: VersionVector,
+        hash: u64,
+        awaits_another: bool,
+    ) {
         if domain != self.settings.domain {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
@@ -67,6 +74,9 @@ impl Node {
         known.cursor = 0;
         known.dirty = true;
         self.compare(link, &vector, hash);
+        if awaits_another {
+            return self.keep_first(link);
+        }
         // Even when there is nothing to say, an empty batch says so: only then are the applications
         // of this node shown over there.
         self.send_batch(link, true);
@@ -107,12 +117,13 @@ impl Node {
             && known.state == State::Up
             && known.vector.is_some()
             && known.in_flight < BATCH_WINDOW_BYTES
+            && !self.holds_back(link)
         {
             self.send_batch(link, false);
         }
     }
 
-    fn send_batch(&mut self, link: LinkId, even_if_empty: bool) {
+    pub(super) fn send_batch(&mut self, link: LinkId, even_if_empty: bool) {
         let Some(known) = self.links.get_mut(&link) else { return };
         known.dirty = false;
         let Some(covered) = &mut known.vector else { return };
@@ -134,6 +145,7 @@ impl Node {
             return;
         }
         join(covered, &vector);
+        known.restraint.sent(&vector);
         let answer = std::mem::take(&mut known.answers);
         let end = BatchEnd { vector, floor: self.replica.floor().clone(), answer };
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
@@ -191,6 +203,12 @@ impl Node {
         }
         known.stage.extend(entries);
         let Some(end) = end else { return };
+        self.whole_batch(link, &end);
+        self.batch_came(link, &end.vector);
+    }
+
+    fn whole_batch(&mut self, link: LinkId, end: &BatchEnd) {
+        let Some(known) = self.links.get_mut(&link) else { return };
         let stage = std::mem::take(&mut known.stage);
         known.stage_bytes = 0;
         let reset = std::mem::take(&mut known.stage_reset);
@@ -226,7 +244,7 @@ impl Node {
         }
         let origin = Origin { node: known.peer, incarnation: known.incarnation };
         let peer = known.peer;
-        self.take_batch(peer, stage, &end, reset);
+        self.take_batch(peer, stage, end, reset);
         self.node_said(origin, 0, &end.vector);
         if reset {
             self.send_batch(link, true);

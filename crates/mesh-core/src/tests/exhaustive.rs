@@ -326,12 +326,17 @@ fn nothing_removed_comes_back(plan: &Plan, trio: &Trio) -> bool {
     })
 }
 
-/// Two nodes with a link and nothing on its way between them cover the same.
+/// Two nodes with a link and nothing on its way between them cover the same, unless one of them keeps its first
+/// batch while something is on its way elsewhere.
 fn a_quiet_link_joins_equals(_: &Plan, trio: &Trio) -> bool {
+    let keeps = |at: usize, to: usize| {
+        trio.nodes[at].links.get(&link(at, to)).is_some_and(crate::link::Link::keeps_first)
+    };
     !trio.gave_up
         && trio.up.iter().all(|(a, b)| {
             let busy = trio.lanes.keys().any(|(from, to, _)| pair(*from, *to) == (*a, *b));
-            busy || trio.nodes[*a].replica.vector() == trio.nodes[*b].replica.vector()
+            let keeps = !trio.lanes.is_empty() && (keeps(*a, *b) || keeps(*b, *a));
+            busy || keeps || trio.nodes[*a].replica.vector() == trio.nodes[*b].replica.vector()
         })
 }
 

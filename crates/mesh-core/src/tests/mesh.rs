@@ -29,6 +29,8 @@ pub(crate) struct Mesh {
     /// How many messages of sessions went from one node to another, and how many bytes they were.
     pub(crate) traffic: BTreeMap<(usize, usize), usize>,
     pub(crate) bytes: BTreeMap<(usize, usize), usize>,
+    /// How many entries of batches did.
+    pub(crate) entries: BTreeMap<(usize, usize), usize>,
     next: u64,
 }
 
@@ -79,6 +81,7 @@ impl Mesh {
             held: VecDeque::new(),
             traffic: BTreeMap::new(),
             bytes: BTreeMap::new(),
+            entries: BTreeMap::new(),
             next: 0,
         }
     }
@@ -165,6 +168,9 @@ impl Mesh {
                     if message.is_session_traffic() {
                         *self.traffic.entry((node, to)).or_default() += 1;
                         *self.bytes.entry((node, to)).or_default() += mesh_wire::encode(&message).len();
+                    }
+                    if let LinkMessage::Batch { entries, .. } = &message {
+                        *self.entries.entry((node, to)).or_default() += entries.len();
                     }
                     match self.hold {
                         Some(held) if held(&message) => self.held.push_back((to, there, message)),

@@ -302,7 +302,7 @@ pub(super) fn halves(seed: u64, scale: Scale) -> Outcome {
 pub(super) fn heal(seed: u64, scale: Scale) -> Outcome {
     let hosts = usize::try_from(scale.of(32, 8)).unwrap_or(8);
     let changes = scale.of(1_000, 100);
-    let (mut mesh, apps) = with_context(Plan::new(seed, hosts));
+    let (mut mesh, apps) = with_context(Plan { relay: true, ..Plan::new(seed, hosts) });
     let half = hosts / 2;
     let (left, right): (Vec<usize>, Vec<usize>) = ((0..half).collect(), (half..hosts).collect());
     mesh.part(&left, &right);

@@ -1,0 +1,109 @@
+//! What is not sent, since the other end gets it from somebody else.
+
+use mesh_model::{Lifetime, LinkMessage};
+
+use super::mesh::Mesh;
+
+/// Nodes that tell each other their neighbours, and have no links yet.
+fn mesh(count: usize) -> Mesh {
+    let mut mesh = Mesh::unlinked(count);
+    for node in &mut mesh.nodes {
+        node.settings.relay = true;
+    }
+    mesh
+}
+
+fn entries(mesh: &Mesh, from: usize, to: usize) -> usize {
+    mesh.entries.get(&(from, to)).copied().unwrap_or(0)
+}
+
+#[test]
+fn news_comes_from_its_writer_alone() {
+    let mut mesh = mesh(3);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        mesh.link(a, b);
+    }
+    let (app, _) = mesh.app(0, "ann");
+    mesh.entries.clear();
+    mesh.create(app, "c", "{\"k\":1}", Lifetime::Retained);
+    mesh.assert_equal();
+    mesh.wait_ms(5_000);
+    assert!(entries(&mesh, 0, 1) > 0 && entries(&mesh, 0, 2) == entries(&mesh, 0, 1));
+    assert_eq!((entries(&mesh, 1, 2), entries(&mesh, 2, 1)), (0, 0));
+}
+
+#[test]
+fn what_the_other_does_not_say_it_has_is_sent_after_all() {
+    let mut mesh = mesh(3);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        mesh.link(a, b);
+    }
+    let (app, _) = mesh.app(0, "ann");
+    mesh.wait_ms(3_000);
+    mesh.hold = Some(|message| matches!(message, LinkMessage::Have { .. }));
+    mesh.entries.clear();
+    mesh.create(app, "c", "{\"k\":1}", Lifetime::Retained);
+    assert_eq!(entries(&mesh, 1, 2), 0);
+    mesh.wait_ms(1_100);
+    assert_eq!(entries(&mesh, 1, 2), entries(&mesh, 0, 2));
+}
+
+#[test]
+fn news_is_passed_on_at_once_to_whom_its_writer_does_not_reach() {
+    let mut mesh = mesh(3);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        mesh.link(a, b);
+    }
+    let (app, _) = mesh.app(0, "ann");
+    mesh.wait_ms(3_000);
+    mesh.cut(0, 2);
+    mesh.entries.clear();
+    mesh.create(app, "c", "{\"k\":1}", Lifetime::Retained);
+    assert!(entries(&mesh, 1, 2) > 0);
+    mesh.assert_equal();
+}
+
+/// The third node meets the two others, and what the first brings is on its way.
+fn meeting() -> Mesh {
+    let mut mesh = mesh(3);
+    mesh.link(0, 1);
+    let (app, _) = mesh.app(0, "ann");
+    mesh.create(app, "c", "{\"k\":1}", Lifetime::Retained);
+    mesh.wait_ms(3_000);
+    mesh.entries.clear();
+    mesh.hold = Some(|message| matches!(message, LinkMessage::Batch { .. }));
+    mesh.link(2, 0);
+    mesh.link(2, 1);
+    assert!(entries(&mesh, 0, 2) > 0);
+    assert_eq!(entries(&mesh, 1, 2), 0);
+    mesh
+}
+
+#[test]
+fn of_several_links_that_open_one_brings_what_is_missing() {
+    let mut mesh = meeting();
+    mesh.release();
+    mesh.assert_equal();
+    assert_eq!(entries(&mesh, 1, 2), 0);
+    assert!(mesh.nodes[2].peers().iter().all(|peer| peer.state == "up"));
+}
+
+#[test]
+fn another_brings_it_at_once_if_that_one_breaks() {
+    let mut mesh = meeting();
+    mesh.cut(2, 0);
+    assert!(entries(&mesh, 1, 2) > 0);
+    mesh.release();
+    mesh.assert_equal();
+}
+
+#[test]
+fn another_brings_it_if_that_one_takes_long() {
+    let mut mesh = meeting();
+    mesh.wait_ms(900);
+    assert_eq!(entries(&mesh, 1, 2), 0);
+    mesh.wait_ms(200);
+    assert!(entries(&mesh, 1, 2) > 0);
+    mesh.release();
+    mesh.assert_equal();
+}
