@@ -46,6 +46,8 @@ pub(crate) struct Link {
     state: State,
     opened: Tick,
     heard: Tick,
+    /// When a heartbeat was last due here, and when one was last sent.
+    beaten: Tick,
     pinged: Tick,
     pings: u64,
     /// What the dialler has said of itself, while another link is asked whether it still serves.

@@ -11,6 +11,8 @@ use crate::{Notice, Output};
 
 /// How much later than the time of silence a node suspects another, at most, while it is late itself.
 const LATE_MAX: u64 = 3;
+/// How many heartbeats of the other end go by before this one sends one, to measure the trip.
+const MEASURED_EVERY: u64 = 10;
 /// How long it counts that this node was late.
 const LATE_MS: u64 = 10_000;
 
@@ -22,12 +24,28 @@ impl Node {
     /// Sends a heartbeat, and returns its number.
     pub(super) fn ping(&mut self, link: LinkId) -> Option<u64> {
         let known = self.links.get_mut(&link)?;
-        known.pinged = self.now.tick;
+        (known.beaten, known.pinged) = (self.now.tick, self.now.tick);
         known.pings += 1;
         let count = known.pings;
         let message = LinkMessage::Ping { count, sent: self.now.tick.0 };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         Some(count)
+    }
+
+    /// Sends a heartbeat, unless the other end's will do.
+    ///
+    /// One that is answered is a sign of life for both ends, so one end sends them, and the other only if it
+    /// misses one, or to know again how long a trip takes.
+    fn beat(&mut self, link: LinkId) {
+        let (now, heartbeat_us) = (self.now.tick, self.settings.timing.heartbeat_ms * 1000);
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let answers = self.settings.node > known.peer;
+        let hears = now.since(known.heard) < heartbeat_us * 3 / 2;
+        if answers && hears && now.since(known.pinged) < heartbeat_us * MEASURED_EVERY {
+            known.beaten = now;
+        } else {
+            self.ping(link);
+        }
     }
 
     pub(crate) fn link_timers(&mut self) {
@@ -51,7 +69,7 @@ impl Node {
                 State::Up => {
                     // A heartbeat that is this late means that this node itself was stopped: what the
                     // other said meanwhile is still waiting to be read.
-                    let stalled = now.since(link.pinged) > (timing.heartbeat_ms + 600) * 1000;
+                    let stalled = now.since(link.beaten) > (timing.heartbeat_ms + 600) * 1000;
                     if stalled {
                         link.heard = Tick(now.0.saturating_sub((suspect_ms - timing.heartbeat_ms) * 1000));
                     }
@@ -60,8 +78,8 @@ impl Node {
                         self.close_link(id, 0, &text);
                         continue;
                     }
-                    if now.since(link.pinged) >= timing.heartbeat_ms * 1000 {
-                        self.ping(id);
+                    if now.since(link.beaten) >= timing.heartbeat_ms * 1000 {
+                        self.beat(id);
                     }
                     if self.held_until(id).is_some_and(|until| now >= until) {
                         self.release_held(id, true);
@@ -107,7 +125,7 @@ impl Node {
             self.late.0 = 0;
         }
         let up = self.links.values().filter(|link| link.state == State::Up);
-        if up.map(|link| now.since(link.pinged)).max().is_some_and(|since| since > heartbeat_ms * 1500) {
+        if up.map(|link| now.since(link.beaten)).max().is_some_and(|since| since > heartbeat_ms * 1500) {
             self.late = ((self.late.0 + 1).min(LATE_MAX), now.plus_millis(LATE_MS));
         }
     }
@@ -140,7 +158,7 @@ impl Node {
             let asked = link.claim.as_ref().and_then(|claim| claim.asked);
             let answer = asked.map(|(_, at)| at.plus_millis(timing.heartbeat_ms));
             let up = (link.state == State::Up).then(|| {
-                link.pinged.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(self.suspect_ms()))
+                link.beaten.plus_millis(timing.heartbeat_ms).min(link.heard.plus_millis(self.suspect_ms()))
             });
             [opening, answer, up, self.held_until(*id), link.restraint.timeout(link.dirty)]
                 .into_iter()

@@ -40,6 +40,7 @@ impl Node {
             state: State::Opening,
             opened: now,
             heard: now,
+            beaten: now,
             pinged: now,
             pings: 0,
             claim: None,

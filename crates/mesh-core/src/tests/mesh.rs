@@ -31,6 +31,8 @@ pub(crate) struct Mesh {
     pub(crate) bytes: BTreeMap<(usize, usize), usize>,
     /// How many entries of batches did.
     pub(crate) entries: BTreeMap<(usize, usize), usize>,
+    /// How many heartbeats each node sent.
+    pub(crate) pings: BTreeMap<usize, usize>,
     next: u64,
 }
 
@@ -82,6 +84,7 @@ impl Mesh {
             traffic: BTreeMap::new(),
             bytes: BTreeMap::new(),
             entries: BTreeMap::new(),
+            pings: BTreeMap::new(),
             next: 0,
         }
     }
@@ -169,8 +172,12 @@ impl Mesh {
                         *self.traffic.entry((node, to)).or_default() += 1;
                         *self.bytes.entry((node, to)).or_default() += mesh_wire::encode(&message).len();
                     }
-                    if let LinkMessage::Batch { entries, .. } = &message {
-                        *self.entries.entry((node, to)).or_default() += entries.len();
+                    match &message {
+                        LinkMessage::Batch { entries, .. } => {
+                            *self.entries.entry((node, to)).or_default() += entries.len();
+                        }
+                        LinkMessage::Ping { .. } => *self.pings.entry(node).or_default() += 1,
+                        _ => {}
                     }
                     match self.hold {
                         Some(held) if held(&message) => self.held.push_back((to, there, message)),

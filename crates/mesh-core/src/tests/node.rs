@@ -605,3 +605,16 @@ fn one_copy_goes_to_each_node_that_wants_it() {
     mesh.send(one, Command::Push { branch: json("1"), data: json("2"), sequence: None, snapshot: None });
     assert_eq!(mesh.traffic.into_iter().collect::<Vec<_>>(), [((0, 1), 2)]);
 }
+
+#[test]
+fn one_end_of_a_link_sends_heartbeats_and_the_other_does_if_it_misses_them() {
+    let mut mesh = Mesh::new(2);
+    mesh.pings.clear();
+    mesh.wait_ms(16_000);
+    assert_eq!((mesh.pings[&0], mesh.pings[&1]), (40, 4));
+    mesh.pings.clear();
+    mesh.hold = Some(|message| matches!(message, LinkMessage::Ping { .. }));
+    mesh.wait_ms(1_200);
+    assert!(mesh.pings[&1] > 0);
+    assert_eq!(mesh.nodes[0].peers()[0].state, "up");
+}
