@@ -54,6 +54,9 @@ async function agreed(world, apps, contextType, accept = () => true) {
   }, BACK_MS, `all read the same ${contextType}`).then(({ value }) => value);
 }
 
+/** Nodes that are apart say what came first by their clocks, to the millisecond. */
+const later = (world) => world.sleep(5);
+
 /** An app that asks, one at the other node that answers nothing, and the intent that the second has from the first. */
 async function asked(world) {
   const [asker, quoter] = [await world.raw('a', 'test-one'), await world.raw('b', 'test-quoter')];
@@ -82,9 +85,15 @@ export default [
     const before = listeners.map((app) => broadcasts(app).length);
     await apart(world, typed[0], typed[1], async () => {
       for (let n = 1; n <= 5; n += 1) {
-        for (const [side, speaker] of speakers.entries()) await say(speaker, { type: 'x.shared', side, n });
+        for (const [side, speaker] of speakers.entries()) {
+          await say(speaker, { type: 'x.shared', side, n });
+          await later(world);
+        }
       }
-      for (const [side, speaker] of speakers.entries()) await say(speaker, { type: `x.only${side}`, n: 1 });
+      for (const [side, speaker] of speakers.entries()) {
+        await say(speaker, { type: `x.only${side}`, n: 1 });
+        await later(world);
+      }
     });
     // Who spoke last has the word.
     await agreed(world, [...speakers, ...listeners], 'x.shared', ({ side, n }) => side === 1 && n === 5);
@@ -131,6 +140,7 @@ export default [
     await agreed(world, [one, two], 'x.cleared', (context) => context?.n === 1);
     await apart(world, one, two, async () => {
       await clear(one, 'x.cleared');
+      await later(world);
       await say(two, { type: 'x.cleared', n: 2 });
     });
     await agreed(world, [one, two], 'x.cleared', (context) => context?.n === 2);
