@@ -83,11 +83,11 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// For links over wide areas and bad wireless networks: a silence is noticed within 5 s, so that one of 3 s
-    /// breaks no link, and a call outlasts paths that are broken for as long; and an idle link says less.
+    /// For links over wide areas and bad wireless networks: a silence is noticed within 5 s, so that many of
+    /// 3 s break no link; a call outlasts paths that are broken for as long; and an idle link says less.
     #[must_use]
     pub fn wan() -> Self {
-        Self { heartbeat_ms: 1_000, suspect_ms: 4_000, call_grace_ms: 5_000, ..Self::default() }
+        Self { heartbeat_ms: 700, suspect_ms: 4_500, call_grace_ms: 5_000, ..Self::default() }
     }
 }
 
