@@ -463,7 +463,8 @@ async fn identity(config: &Config, dir: &Path, clock: &Clock) -> Result<(NodeIde
 }
 
 /// Returns the identity that is to serve here: that of the data directory, which remembers where it is, or a
-/// new one if the directory has been copied from elsewhere. What the directory remembers of those who used the other goes then, too.
+/// new one if the directory has been copied from elsewhere. What the directory remembers of those who used
+/// the other goes then, too.
 fn identity_here(identity: NodeIdentity, dir: &Path) -> Result<NodeIdentity, Stop> {
     if !identity.is_copied(&place(dir)).map_err(|error| anyhow!(error))? {
         return Ok(identity);

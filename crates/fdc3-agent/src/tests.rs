@@ -99,6 +99,16 @@ impl World {
         self.settle();
     }
 
+    /// Connects an app that raises intents, and at `there` one that listens for `Do`. Returns them, and what the
+    /// first says to raise that at the second.
+    fn raiser_and_handler(&mut self, there: usize) -> (Handle, Handle, String) {
+        let (raiser, (handler, welcome)) = (self.app(0, "one").0, self.app(there, "two"));
+        self.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
+        let instance = text(&welcome, "instanceId").unwrap();
+        let app = format!(r#"{{"appId":"two","instanceId":"{instance}"}}"#);
+        (raiser, handler, format!(r#"{{"intent":"Do","context":{CONTEXT},"app":{app}}}"#))
+    }
+
     /// Lets time pass.
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
@@ -426,12 +436,7 @@ fn an_app_channel_that_nobody_uses_is_forgotten_and_what_is_on_it_is_not() {
 fn a_raiser_hears_of_a_handler_that_is_gone() {
     for there in [0, 1] {
         let mut world = World::new(2);
-        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
-        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
-        let instance = text(&welcome, "instanceId").unwrap();
-        let raise = format!(
-            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
-        );
+        let (raiser, handler, raise) = world.raiser_and_handler(there);
         let resolution = world.ask(raiser, "raiseIntent", &raise);
         assert!(resolution.member("intentResolution").is_some(), "{resolution}");
         let event = world.payload(handler, "intentEvent").unwrap();
@@ -466,12 +471,7 @@ fn a_handler_that_says_that_it_has_failed_or_owes_too_much_is_not_waited_for() {
     for there in [0, 1] {
         let mut world = World::new(2);
         world.agents[there].settings.limits.results_max = 2;
-        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
-        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
-        let instance = text(&welcome, "instanceId").unwrap();
-        let raise = format!(
-            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
-        );
+        let (raiser, handler, raise) = world.raiser_and_handler(there);
         for (said, word) in
             [("no such word", "IntentHandlerRejected"), ("NoResultReturned", "NoResultReturned")]
         {
@@ -497,12 +497,7 @@ fn a_handler_that_says_that_it_has_failed_or_owes_too_much_is_not_waited_for() {
 fn a_handler_that_says_nothing_is_not_waited_for_for_ever() {
     for there in [0, 1] {
         let mut world = World::new(2);
-        let (raiser, (handler, welcome)) = (world.app(0, "one").0, world.app(there, "two"));
-        world.send(handler, "addIntentListener", r#"{"intent":"Do"}"#);
-        let instance = text(&welcome, "instanceId").unwrap();
-        let raise = format!(
-            r#"{{"intent":"Do","context":{CONTEXT},"app":{{"appId":"two","instanceId":"{instance}"}}}}"#
-        );
+        let (raiser, handler, raise) = world.raiser_and_handler(there);
         let limit = 10_000;
         world.agents[there].settings.limits.result_ms = limit;
         world.ask(raiser, "raiseIntent", &raise);
