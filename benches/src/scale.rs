@@ -170,13 +170,13 @@ async fn burst(kit: &Kit) -> Result<()> {
     Ok(())
 }
 
-/// Publications at a steady pace to some that read, alone and beside one that does not.
+/// Publications at a steady pace to some that read, and to one more that reads as well, or does not.
 async fn stalled(kit: &Kit) -> Result<()> {
-    for beside in [false, true, false, true] {
-        let Stalled { latencies, most_kib } = steady(kit, beside).await?;
+    for ninth in [Ninth::Reads, Ninth::Stopped, Ninth::Reads, Ninth::Stopped] {
+        let Stalled { latencies, most_kib } = steady(kit, ninth, PACED).await?;
         println!(
             "stalled: {READERS} readers{}: {} of {} deliveries; p50 {} µs, p99 {} µs, p99.9 {} µs; at most {most_kib} KiB more memory",
-            if beside { " beside one that does not read" } else { "" },
+            if ninth == Ninth::Stopped { " beside one that does not read" } else { " and one more" },
             latencies.len(),
             READERS * PACED,
             latencies.value_at_quantile(0.5),
@@ -185,6 +185,15 @@ async fn stalled(kit: &Kit) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What an application does beside those of which the times are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ninth {
+    /// It reads as they do.
+    Reads,
+    /// It reads nothing.
+    Stopped,
 }
 
 /// What those that read had of a steady flow.
@@ -196,8 +205,8 @@ pub(crate) struct Stalled {
     pub(crate) most_kib: u64,
 }
 
-/// One steady flow to some that read, perhaps beside one that does not.
-pub(crate) async fn steady(kit: &Kit, beside: bool) -> Result<Stalled> {
+/// One steady flow of so many publications to some that read, and one more.
+pub(crate) async fn steady(kit: &Kit, ninth: Ninth, publications: usize) -> Result<Stalled> {
     let running = System::Deskmesh1.start(kit).await?;
     let pid = running.pids()[0];
     let address = running.endpoints.near;
@@ -205,12 +214,15 @@ pub(crate) async fn steady(kit: &Kit, beside: bool) -> Result<Stalled> {
     for number in 0..READERS {
         readers.push(Peer::subscribed(address, &format!("reader-{number}")).await?);
     }
-    let idle = match beside {
-        true => Some(Peer::subscribed(address, "idle").await?),
-        false => None,
-    };
+    let mut idle = Peer::subscribed(address, "ninth").await?;
     let mut publisher = Peer::login(address, "joe", "publisher").await?;
     let watched = Memory::watch(pid)?;
+    let other = tokio::task::spawn_local(async move {
+        while ninth == Ninth::Reads && idle.socket.reader.batch(|_| Ok(())).await.is_ok() {}
+        // It is closed by the node, and not before that.
+        std::future::pending::<()>().await;
+        drop(idle);
+    });
     let sent: Rc<Cell<Vec<Instant>>> = Rc::default();
     let mut reading = JoinSet::new();
     for mut reader in readers {
@@ -218,7 +230,7 @@ pub(crate) async fn steady(kit: &Kit, beside: bool) -> Result<Stalled> {
         reading.spawn_local(async move {
             let mut latencies = Histogram::<u64>::new(3)?;
             let number = Finder::new(r#""n":"#);
-            while latencies.len() < PACED as u64 {
+            while latencies.len() < publications as u64 {
                 reader
                     .socket
                     .reader
@@ -240,7 +252,7 @@ pub(crate) async fn steady(kit: &Kit, beside: bool) -> Result<Stalled> {
     }
     let filling = "x".repeat(8 << 10);
     let mut pace = tokio::time::interval(Duration::from_millis(2));
-    for number in 0..PACED {
+    for number in 0..publications {
         pace.tick().await;
         let id = &publisher.id;
         let message = format!(
@@ -256,7 +268,7 @@ pub(crate) async fn steady(kit: &Kit, beside: bool) -> Result<Stalled> {
         latencies.add(reader??)?;
     }
     let most_kib = watched.most_kib();
-    drop(idle);
+    other.abort();
     running.stop().await;
     Ok(Stalled { latencies, most_kib })
 }

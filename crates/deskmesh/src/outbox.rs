@@ -10,7 +10,7 @@
 //! | calls, results | a call is not taken, and ends as overloaded; a result closes who called |
 //! | context changes | become one, the context's present value; closed if even those are too many |
 //! | stream data with a policy | one subscription's: it ends, or is thinned out |
-//! | all stream data, publications | shed: see `make_room`; closed if that is not enough |
+//! | all stream data, publications | shed: see `make_room`; closed if that is not enough. The bound of a client that does not read is lower |
 //! | who is there and offers what | no bound but that of the whole: a healthy client gets much at once |
 //!
 //! A bound counts from the second item on, so that one that is larger than its bound gets through. Of a
@@ -157,6 +157,9 @@ const STREAMS: [Class; 4] = [Class::Publications, Class::Latest, Class::DropOlde
 
 /// A client that takes nothing for this long does not read. On a busy machine a healthy one may take a while.
 const PROGRESS: Duration = Duration::from_millis(250);
+/// How many eighths of the bound of stream data are for a client that does not read. What waits for it takes
+/// memory and may be for nobody; what waits for one that reads is a burst.
+const UNREAD_EIGHTHS: usize = 3;
 /// Subscriptions of which nothing waits any more, and whose gaps are still to be told.
 const GAPS_MAX: usize = 4_096;
 /// How much is taken at once. What has been taken is out of reach of drops and marks.
@@ -285,6 +288,22 @@ impl Outbox {
 }
 
 impl Bounds {
+    /// How much stream data may wait for a client that does not read.
+    fn streams_unread(&self) -> usize {
+        self.streams / 8 * UNREAD_EIGHTHS
+    }
+
+    fn over_streams(&self, reads: bool) -> CloseWith {
+        let (max, name) = (self.streams, "outbox_stream_bytes_max");
+        if reads {
+            return over_bound("stream data", max, name);
+        }
+        let (unread, millis) = (self.streams_unread(), PROGRESS.as_millis());
+        close(format!(
+            "too slow: nothing read for {millis} ms, {unread} bytes wait ({UNREAD_EIGHTHS}/8 of limit {name}, {max})"
+        ))
+    }
+
     fn over_contexts(&self) -> CloseWith {
         let (max, millis) = (self.contexts, self.write_deadline.as_millis());
         close(format!(
@@ -326,10 +345,15 @@ impl Queue {
                 if !self.thin_out(&mut item, class, weight, bounds, &mut pushed) {
                     return pushed;
                 }
-                if self.stream_bytes() > 0 && self.stream_bytes() + weight > bounds.streams {
-                    self.make_room(bounds.streams.saturating_sub(weight), bounds, &mut pushed);
-                    if self.stream_bytes() > 0 && self.stream_bytes() + weight > bounds.streams {
-                        self.close(over_bound("stream data", bounds.streams, "outbox_stream_bytes_max"));
+                let waiting = self.stream_bytes();
+                if waiting > 0 && waiting + weight > bounds.streams_unread() {
+                    let reads = self.reads();
+                    let max = if reads { bounds.streams } else { bounds.streams_unread() };
+                    if waiting + weight > max {
+                        self.make_room(max.saturating_sub(weight), bounds, &mut pushed);
+                    }
+                    if self.stream_bytes() > 0 && self.stream_bytes() + weight > max {
+                        self.close(bounds.over_streams(reads));
                         return pushed;
                     }
                     if subscription_of(&item).is_some_and(|known| pushed.too_slow.contains(&known)) {
@@ -456,7 +480,12 @@ impl Queue {
 
     /// Returns whether a client that reads has much to read. Nobody waits for one that does not read.
     fn is_crowded(&self, bounds: &Bounds) -> bool {
-        self.is_half_full(bounds) && self.progress_at.is_some_and(|at| at.elapsed() < PROGRESS)
+        self.is_half_full(bounds) && self.reads()
+    }
+
+    /// Returns whether the client has lately taken something, or has not had anything to take for long.
+    fn reads(&self) -> bool {
+        self.progress_at.is_some_and(|at| at.elapsed() < PROGRESS)
     }
 
     fn stream_bytes(&self) -> usize {

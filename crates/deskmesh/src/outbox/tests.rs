@@ -162,13 +162,46 @@ fn streams_close_or_lose_the_oldest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn less_waits_for_a_client_that_does_not_read() {
+    let outbox = Outbox::new(&limits());
+    for number in 0..3 {
+        outbox.push(published(number));
+    }
+    tokio::time::advance(PROGRESS).await;
+    assert_eq!(outbox.push(published(3)), Pushed::default());
+    let CloseWith { code, reason } = outbox.closed().unwrap();
+    assert_eq!(code, 1013);
+    assert!(reason.contains("1500") && reason.contains("outbox_stream_bytes_max, 4000"), "{reason}");
+
+    let slow_stream_consumer = SlowStreamConsumer::DropOldest;
+    let outbox = Outbox::new(&LimitsConfig { slow_stream_consumer, ..limits() });
+    for number in 0..6 {
+        outbox.push(published(number));
+    }
+    tokio::time::advance(PROGRESS).await;
+    assert_eq!(outbox.push(published(6)).dropped, 5, "down to the lower bound");
+    // It reads again.
+    assert_eq!(drained(&outbox), ["event 5", "event 6"]);
+    let all: u64 = (0..6).map(|number| outbox.push(published(number)).dropped).sum();
+    assert_eq!(all, 0);
+}
+
+#[test]
+fn the_longest_reason_fits_into_a_close_frame() {
+    let limits = LimitsConfig { outbox_stream_bytes_max: 1 << 40, ..limits() };
+    let CloseWith { reason, .. } = Outbox::new(&limits).bounds.over_streams(false);
+    assert!(reason.len() <= 123, "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_without_a_policy_counts_with_publications() {
     // Whatever waits of it alone, and for however long.
     let outbox = Outbox::new(&limits());
-    for number in 0..7 {
+    for number in 0..2 {
         tokio::time::advance(PROGRESS).await;
         let item = if number % 2 == 0 { streamed(1, "a", SlowPolicy::AsPublications) } else { published(9) };
         assert_eq!(outbox.push(item), Pushed::default(), "there is room, and it does not read");
+        assert!(outbox.closed().is_none());
     }
     outbox.push(streamed(1, "b", SlowPolicy::AsPublications));
     outbox.push(streamed(1, "c", SlowPolicy::AsPublications));
