@@ -436,10 +436,10 @@ impl LinkEvents for Gateway {
         self.input(Input::LinkOpened { link, peer: LinkPeer { node: peer.node, dialled } });
     }
 
-    fn link_frame(&self, link: LinkId, _lane: Lane, frame: Bytes) {
+    fn link_frame(&self, link: LinkId, lane: Lane, frame: Bytes) {
         match mesh_wire::decode(&frame) {
             Ok(message) => {
-                self.input(Input::Link { link, message });
+                self.input(Input::Link { link, lane, message });
             }
             Err(error) if error.is_ignorable() => tracing::debug!(link = link.0, %error, "message ignored"),
             Err(error) => {

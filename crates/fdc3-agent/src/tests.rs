@@ -9,7 +9,7 @@ use fdc3_directory::Directory;
 use mesh_core::visibility::Visibility;
 use mesh_core::{Input, Node, NodeSettings, Output as NodeOutput, Timing};
 use mesh_model::{
-    DomainId, Incarnation, Json, LinkId, LinkMessage, LinkPeer, NodeId, Now, SessionId, Text, Tick,
+    DomainId, Incarnation, Json, Lane, LinkId, LinkMessage, LinkPeer, NodeId, Now, SessionId, Text, Tick,
 };
 use proto_dacp::{Hello, Object, decode_hello};
 
@@ -31,7 +31,7 @@ struct World {
     launched: Vec<(usize, Text, Text)>,
     limits: Vec<String>,
     closing: Vec<Text>,
-    links: VecDeque<(usize, LinkId, LinkMessage)>,
+    links: VecDeque<(usize, LinkId, Lane, LinkMessage)>,
     cut: bool,
     /// The latest link between the two nodes.
     link: LinkId,
@@ -158,17 +158,17 @@ impl World {
                         NodeOutput::Event { session, event } => {
                             self.agents[at].event(session, event, self.now);
                         }
-                        NodeOutput::Link { link, message, .. } if !self.cut => {
-                            self.links.push_back((1 - at, link, message));
+                        NodeOutput::Link { link, lane, message } if !self.cut => {
+                            self.links.push_back((1 - at, link, lane, message));
                         }
                         _ => {}
                     }
                 }
             }
-            while let Some((at, link, message)) = self.links.pop_front() {
+            while let Some((at, link, lane, message)) = self.links.pop_front() {
                 quiet = false;
                 let clock = self.clock();
-                self.nodes[at].handle(Input::Link { link, message }, clock);
+                self.nodes[at].handle(Input::Link { link, lane, message }, clock);
             }
             if quiet {
                 return;

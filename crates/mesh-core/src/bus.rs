@@ -236,7 +236,7 @@ impl Node {
                 target: target.clone(),
                 publisher: publisher.clone(),
                 data: data.clone(),
-                after: self.seq,
+                after: self.known_to(session.0),
             };
             self.send_from(session.0, link, message);
         }

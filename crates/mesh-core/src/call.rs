@@ -222,7 +222,7 @@ impl Node {
             method,
             arguments,
             millis_left: self.settings.limits.call_ms_max,
-            after: self.seq,
+            after: self.known_to(session.0),
             trace,
         };
         self.send_from(session.0, link, message);
@@ -452,7 +452,7 @@ impl Node {
                 // Without a link the end waits until it is asked for. Another life of the caller's node may
                 // use the same id for another call.
                 if let Some(link) = self.link_to_life(origin) {
-                    let after = self.seq;
+                    let after = self.known_to(callee);
                     self.send_from(callee, link, LinkMessage::CallEnd { id, outcome, after });
                 }
             }

@@ -68,6 +68,8 @@ pub enum Input {
     Link {
         /// The link.
         link: LinkId,
+        /// Which lane brought it.
+        lane: Lane,
         /// What it says.
         message: LinkMessage,
     },

@@ -14,6 +14,7 @@
 mod best;
 mod bus;
 mod call;
+mod causal;
 mod content;
 mod context;
 mod io;

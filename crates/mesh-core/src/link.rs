@@ -8,6 +8,7 @@
 //! or `gone_ms` have passed.
 
 mod drain;
+mod held;
 mod liveness;
 mod opening;
 mod relay;
@@ -15,16 +16,18 @@ mod replication;
 mod restraint;
 mod retirement;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use mesh_model::link::{LinkMessage, WireEntry, reject};
 use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionVector};
 
 use self::drain::Drain;
+use self::held::Held;
 use self::relay::Via;
 use self::restraint::Restraint;
 use crate::Output;
 use crate::best::Distance;
+use crate::causal::Told;
 use crate::key::UserKey;
 use crate::node::Node;
 use crate::party::Party;
@@ -73,9 +76,10 @@ pub(crate) struct Link {
     refused: bool,
     /// Whether the next batch is the answer to a snapshot.
     answers: bool,
-    /// Messages that wait for a write, in order.
-    held: VecDeque<LinkMessage>,
-    held_since: Tick,
+    /// What each end has covered of the other's writes, as said before sessions' traffic.
+    pub(crate) said: Told,
+    /// Messages that wait for a write.
+    held: Held,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,22 +126,19 @@ impl Link {
 }
 
 impl Node {
-    fn message(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
+    fn message(&mut self, link: LinkId, lane: Lane, peer: NodeId, message: LinkMessage) {
         let Some(known) = self.links.get_mut(&link) else { return };
         if known.drains.is_some() && !drain::is_awaited(&message, &self.subscriptions) {
             return;
         }
-        // Sessions' traffic keeps its order: what comes behind a held message waits with it. Before the
+        // Sessions' traffic keeps its order: what a lane brings behind a held message waits with it. Before the
         // first batch its senders are not shown here, and nothing of theirs may come before they are.
         if message.is_session_traffic() {
             let origin = Origin { node: peer, incarnation: known.incarnation };
             let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= message.after();
             let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
-            if !covered || !shown || !known.held.is_empty() {
-                if known.held.is_empty() {
-                    known.held_since = self.now.tick;
-                }
-                known.held.push_back(message);
+            if !covered || !shown || known.held.blocks(lane) {
+                known.held.push(lane, message, self.now.tick);
                 if known.held.len() > self.settings.limits.held_messages_max {
                     self.release_held(link, true);
                 }
@@ -192,7 +193,9 @@ impl Node {
             LinkMessage::Relay { node, channel, lane, carried } => {
                 self.relay(link, node, channel, lane, carried);
             }
-            LinkMessage::Relayed { node, channel, carried } => self.relayed(link, node, channel, carried),
+            LinkMessage::Relayed { node, channel, carried } => {
+                self.relayed(link, lane, node, channel, carried)
+            }
             LinkMessage::Attach { calls } => {
                 self.calls_asked_for(link, &calls);
                 self.other_end_drained(peer);
@@ -200,12 +203,15 @@ impl Node {
             LinkMessage::CallState { known, unseen, forgotten } => {
                 self.calls_told_of(link, peer, &known, &unseen, &forgotten);
             }
-            message => self.traffic(link, peer, message),
+            message => self.traffic(link, lane, peer, message),
         }
     }
 
     /// Sessions' traffic, once the writes it came after are here.
-    fn traffic(&mut self, link: LinkId, peer: NodeId, message: LinkMessage) {
+    fn traffic(&mut self, link: LinkId, lane: Lane, peer: NodeId, message: LinkMessage) {
+        // What came by itself may have overtaken what would say how much its sender had covered.
+        let covered = self.links.get(&link).map(|known| known.said.covered);
+        self.comes_of(covered.filter(|_| lane != Lane::Bulk).unwrap_or(self.seq));
         match message {
             LinkMessage::Call { domain, .. } | LinkMessage::Publish { domain, .. }
                 if domain != self.settings.domain =>
@@ -216,6 +222,7 @@ impl Node {
                 let time = millis_left;
                 self.call_arrived(link, peer, id, subscribe, &from, &to, method, arguments, time, trace);
             }
+            LinkMessage::Covered { seq } => self.note_covered(link, seq),
             LinkMessage::Accepted { id } => self.call_accepted(peer, id),
             LinkMessage::Cancel { id } => self.call_cancelled(link, id),
             LinkMessage::CallEnd { id, outcome, .. } => self.call_ended(peer, id, outcome),
@@ -266,20 +273,17 @@ impl Node {
         }
     }
 
+    /// Lets go on what need not wait any more, or all.
     fn release_held(&mut self, link: LinkId, force: bool) {
-        loop {
-            let Some(known) = self.links.get_mut(&link) else { return };
-            let Some(next) = known.held.front() else { return };
-            let origin = Origin { node: known.peer, incarnation: known.incarnation };
-            let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= next.after();
+        while let Some(known) = self.links.get_mut(&link) {
             let peer = known.peer;
+            let covered = self.replica.vector().get(&known.origin()).copied().unwrap_or(0);
             let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
-            let ready = covered && shown;
-            if !ready && !force {
+            let Some((lane, message)) = known.held.pop(|held| force || shown && covered >= held.after())
+            else {
                 return;
-            }
-            let Some(message) = known.held.pop_front() else { return };
-            self.traffic(link, peer, message);
+            };
+            self.traffic(link, lane, peer, message);
         }
     }
 
@@ -288,6 +292,6 @@ impl Node {
     fn held_until(&self, link: LinkId) -> Option<Tick> {
         let link = self.links.get(&link).filter(|link| link.state == State::Up && !link.held.is_empty())?;
         let shown = self.nodes.get(&link.peer).is_some_and(|node| node.shown);
-        shown.then(|| link.held_since.plus_millis(self.settings.timing.hold_ms))
+        shown.then(|| link.held.since.plus_millis(self.settings.timing.hold_ms))
     }
 }

@@ -11,6 +11,7 @@ use mesh_model::{
 
 use crate::bus::Bus;
 use crate::call::{Invocation, RemoteCall};
+use crate::causal::Causes;
 use crate::content::Step;
 use crate::context::SharedContext;
 use crate::key::{ContextKey, UserKey};
@@ -122,6 +123,7 @@ pub struct Node {
     local_seq: u64,
     pub(crate) hlc: Hlc,
     pub(crate) seq: u64,
+    pub(crate) causes: Causes,
     next_id: u64,
 
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -194,6 +196,7 @@ impl Node {
             local_seq: 0,
             hlc: Hlc::default(),
             seq: 0,
+            causes: Causes::default(),
             next_id: 0,
             sessions: BTreeMap::new(),
             instances: BTreeMap::new(),
@@ -235,6 +238,10 @@ impl Node {
     pub fn handle(&mut self, input: Input, now: Now) {
         self.now = now;
         self.note_arrivals();
+        self.begin(match &input {
+            Input::Session { session, .. } | Input::SessionClosed { session, .. } => Some(*session),
+            _ => None,
+        });
         match input {
             Input::Session { session, command } => self.command(session, command),
             Input::SessionClosed { session, heard } => self.detach(session, heard),
@@ -248,7 +255,7 @@ impl Node {
                 self.publish_node_record();
             }
             Input::LinkOpened { link, peer } => self.link_opened(link, peer),
-            Input::Link { link, message } => self.link_message(link, message),
+            Input::Link { link, lane, message } => self.link_message(link, lane, message),
             Input::LinkDrained { link } => self.link_drained(link),
             Input::LinkEased { link } => self.link_eased(link),
             Input::NotRelayed { link, node, channel } => self.not_relayed(link, node, channel),
@@ -257,17 +264,22 @@ impl Node {
                 self.link_closed(link, &reason);
             }
             Input::Leave => self.leave_mesh(),
-            Input::Visibility(lists) => self.set_visibility(*lists),
+            Input::Visibility(lists) => {
+                self.shows_state();
+                self.set_visibility(*lists);
+            }
         }
         self.settle_rows();
         self.flush_links();
         self.settle_relays();
+        self.end();
     }
 
     /// Does what is due. Calling it too early or too often does no harm.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.note_arrivals();
+        self.begin(None);
         self.link_timers();
         self.call_timers();
         self.returning_timers();
@@ -289,6 +301,9 @@ impl Node {
     }
 
     fn command(&mut self, session: SessionId, command: Command) {
+        if shows_state(&command) {
+            self.shows_state();
+        }
         if let Command::Attach { request, identity, user, login, service } = command {
             return self.attach(session, request, &identity, user, login, service);
         }
@@ -360,6 +375,7 @@ impl Node {
     }
 
     pub(crate) fn tell(&mut self, session: SessionId, event: Event) {
+        self.is_told(session, &event);
         self.emit(Output::Event { session, event });
     }
 
@@ -387,6 +403,9 @@ impl Node {
         let large = alone && message.payload_len() >= BULK_BYTES_MIN;
         #[expect(clippy::cast_possible_truncation, reason = "a remainder of a small number")]
         let lane = if large { Lane::Bulk } else { Lane::Session((session % u64::from(SESSION_LANES)) as u8) };
+        if let Some(covered) = self.tell_covered(link, lane) {
+            self.emit(Output::Link { link, lane, message: covered });
+        }
         self.emit(Output::Link { link, lane, message });
     }
 
@@ -435,6 +454,7 @@ impl Node {
     /// Makes one write of this node out of a step: all its parts under one dot.
     pub(crate) fn write(&mut self, step: Step) {
         self.seq += 1;
+        self.note_write();
         let stamp = self.stamp(self.seq);
         apply(&mut self.replica, stamp, step, self.now.wall_ms);
         for link in self.links.values_mut() {
@@ -475,6 +495,17 @@ impl Node {
     pub(crate) fn sessions_of(&self, user: &UserKey) -> Vec<SessionId> {
         self.by_user.get(user).map(|sessions| sessions.iter().copied().collect()).unwrap_or_default()
     }
+}
+
+/// Returns whether a session is shown by a command what others have written.
+const fn shows_state(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Attach { .. }
+            | Command::Join { .. }
+            | Command::CreateContext { .. }
+            | Command::SubscribeContext { .. }
+    )
 }
 
 /// Makes one write of a node: all its parts under one stamp.

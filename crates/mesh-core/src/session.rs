@@ -65,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) asked: Tick,
     /// Up to when it has used its rate of changes to contexts.
     changes_until: Tick,
+    /// The last write of this node that it may know of; see [`causal`](crate::causal).
+    pub(crate) knows: u64,
     /// Its whole identity, if it came with an instance name of its own.
     fixed_identity: Option<Json>,
 }
@@ -204,6 +206,7 @@ impl Node {
             wrote: Wrote::default(),
             asked: self.now.tick,
             changes_until: self.now.tick,
+            knows: 0,
             fixed_identity,
         };
         self.sessions.insert(session, new);

@@ -387,7 +387,7 @@ impl Node {
 
     fn send_to_node(&mut self, session: SessionId, node: NodeId, message: impl FnOnce(u64) -> LinkMessage) {
         if let Some(link) = self.link_to(node) {
-            let message = message(self.seq);
+            let message = message(self.known_to(session.0));
             self.send_from(session.0, link, message);
         }
     }

@@ -5,6 +5,7 @@
 
 mod best;
 mod calls;
+mod causal;
 mod drain;
 mod exhaustive;
 mod forgotten;

@@ -120,6 +120,9 @@ pub enum LinkMessage {
     },
     /// The call has been given to the callee's application.
     Accepted { id: CallId },
+    /// Before what follows in this lane: its senders may know of the receiver's writes up to this one, which
+    /// their node has covered.
+    Covered { seq: u64 },
     /// Nobody waits for the end of the call any more.
     Cancel { id: CallId },
     /// Asks what became of these calls of this life, which went over an earlier link. All others that went
@@ -196,6 +199,7 @@ impl LinkMessage {
     pub const fn is_session_traffic(&self) -> bool {
         match self {
             Self::Call { .. }
+            | Self::Covered { .. }
             | Self::Accepted { .. }
             | Self::Cancel { .. }
             | Self::CallEnd { .. }

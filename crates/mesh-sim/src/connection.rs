@@ -69,7 +69,7 @@ impl World {
         match mesh_wire::decode(frame) {
             Ok(message) => {
                 let link = self.conns[conn].link[to];
-                self.input(self.conns[conn].host[to], Input::Link { link, message });
+                self.input(self.conns[conn].host[to], Input::Link { link, lane, message });
             }
             Err(error) => self.violate(format!("a frame of a node was not understood: {error}")),
         }

@@ -76,14 +76,14 @@ impl Pair {
         let mut sent = Vec::new();
         while let Some(output) = self.nodes[at].poll_output() {
             match output {
-                Output::Link { message, .. } => sent.push(message),
+                Output::Link { lane, message, .. } => sent.push((lane, message)),
                 Output::Event { event: Event::ContextCreated { context, .. }, .. } => self.context = context,
                 _ => {}
             }
         }
-        for message in sent {
+        for (lane, message) in sent {
             let replicated = matches!(message, LinkMessage::Batch { .. });
-            self.input(1 - at, Input::Link { link: LinkId(1), message });
+            self.input(1 - at, Input::Link { link: LinkId(1), lane, message });
             if replicated {
                 self.input(at, Input::LinkDrained { link: LinkId(1) });
             }

@@ -83,7 +83,7 @@ struct Conn {
 
 #[derive(Debug)]
 enum Item {
-    Frame { conn: usize, to: usize, frame: Bytes },
+    Frame { conn: usize, to: usize, lane: Lane, frame: Bytes },
     Opened { conn: usize, end: usize },
     Closed { conn: usize, end: usize },
     Dial,
@@ -499,7 +499,7 @@ impl Mesh {
             return self.at(until, item);
         }
         match item {
-            Item::Frame { conn, to, frame } => self.deliver(conn, to, &frame),
+            Item::Frame { conn, to, lane, frame } => self.deliver(conn, to, lane, &frame),
             Item::Opened { conn, end } if self.live(conn, end) => {
                 let known = &self.conns[conn];
                 let peer = LinkPeer { node: self.hosts[known.host[1 - end]].id, dialled: end == 0 };
@@ -579,7 +579,7 @@ impl Mesh {
         self.at(self.now_us + 2 * (low + high), Item::Opened { conn, end: 0 });
     }
 
-    fn deliver(&mut self, conn: usize, to: usize, frame: &Bytes) {
+    fn deliver(&mut self, conn: usize, to: usize, lane: Lane, frame: &Bytes) {
         let (from, at) = (self.conns[conn].host[1 - to], self.conns[conn].host[to]);
         self.conns[conn].lost[to] |= self.deaf.contains(&(from, at));
         let Ok(message) = mesh_wire::decode(frame) else { return };
@@ -601,7 +601,7 @@ impl Mesh {
         self.trace =
             (self.trace ^ frame.len() as u64 ^ self.now_us << 20).wrapping_mul(0x9fb2_1c65_1e98_df25);
         self.trace ^= self.trace >> 29;
-        self.input(at, Input::Link { link: Self::link(conn, to), message });
+        self.input(at, Input::Link { link: Self::link(conn, to), lane, message });
     }
 
     /// Breaks all links of a host; both ends are told.
@@ -717,7 +717,7 @@ impl Mesh {
         };
         let to = self.conns[conn].host[1 - end];
         *self.bytes.entry((host, to, kind)).or_insert(0) += frame.len() as u64;
-        self.at(at, Item::Frame { conn, to: 1 - end, frame });
+        self.at(at, Item::Frame { conn, to: 1 - end, lane, frame });
     }
 
     fn note(&mut self, host: usize, notice: &Notice) {

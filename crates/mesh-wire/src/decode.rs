@@ -159,6 +159,7 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
                 trace: fields.get(b'x', Reader::trace)?,
             }
         }
+        message::COVERED => LinkMessage::Covered { seq: fields()?.must(b's', Reader::uint)? },
         message::ACCEPTED => LinkMessage::Accepted { id: fields()?.must(b'i', Reader::call)? },
         message::CANCEL => LinkMessage::Cancel { id: fields()?.must(b'i', Reader::call)? },
         message::ATTACH_CALL => LinkMessage::Attach { calls: fields()?.or_default(b'i', Reader::calls)? },

@@ -114,6 +114,10 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.uint_if(b'a', *after);
             out.trace(b'x', trace.as_ref());
         }
+        LinkMessage::Covered { seq } => {
+            out = frame(message::COVERED);
+            out.uint(b's', *seq);
+        }
         LinkMessage::Accepted { id } => {
             out = frame(message::ACCEPTED);
             out.uint(b'i', id.0);

@@ -63,6 +63,8 @@ pub const ATTACH_CALL: u64 = 0x44;
 pub const CALL_STATE: u64 = 0x45;
 /// `i` call.
 pub const CANCEL: u64 = 0x46;
+/// `s` seq.
+pub const COVERED: u64 = 0x47;
 /// `i` call, `b` branch.
 pub const SUB_OK: u64 = 0x48;
 /// `b` branch, `d` json: data, \[`s` json: sequence, `n` json: snapshot, `a` after\].

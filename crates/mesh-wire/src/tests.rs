@@ -175,6 +175,8 @@ fn examples() -> Vec<LinkMessage> {
             trace: None,
         },
         LinkMessage::Accepted { id: CallId(7) },
+        LinkMessage::Covered { seq: 0 },
+        LinkMessage::Covered { seq: u64::MAX },
         LinkMessage::Cancel { id: CallId(u64::MAX) },
         LinkMessage::Attach { calls: vec![] },
         LinkMessage::Attach { calls: vec![CallId(0), CallId(300)] },
@@ -404,6 +406,7 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
             after
         }),
         call().prop_map(|id| LinkMessage::Accepted { id }),
+        number().prop_map(|seq| LinkMessage::Covered { seq }),
         call().prop_map(|id| LinkMessage::Cancel { id }),
         vec(call(), 0..40).prop_map(|calls| LinkMessage::Attach { calls }),
         (vec(call(), 0..40), vec(call(), 0..40), vec(call(), 0..40))

@@ -54,7 +54,7 @@ pub(crate) fn settings(number: usize) -> NodeSettings {
 }
 
 /// Where a frame goes: node, link, and which of the link's ordered flows.
-type Flow = (usize, LinkId, u8);
+type Flow = (usize, LinkId, Lane);
 
 /// What a node did to a session.
 #[derive(Debug)]
@@ -134,15 +134,9 @@ impl Mesh {
                     if lane == Lane::Replication && !drained.contains(&link) {
                         drained.push(link);
                     }
-                    let flow = match lane {
-                        Lane::Control => 0,
-                        Lane::Replication => 1,
-                        Lane::Bulk => 2,
-                        Lane::Session(number) => 3 + number,
-                    };
                     let Some((to, there)) = self.ends.get(&(node, link)).copied() else { continue };
                     let frame = mesh_wire::encode(&message);
-                    self.flows.entry((to, there, flow)).or_default().push_back((frame, message));
+                    self.flows.entry((to, there, lane)).or_default().push_back((frame, message));
                 }
                 Output::CloseLink { link, .. } => {
                     if let Some((to, there)) = self.ends.remove(&(node, link)) {
@@ -177,7 +171,7 @@ impl Mesh {
         let message = mesh_wire::decode(&frame).expect("a node's own frame can be read");
         assert_eq!(message, sent, "a frame says what was sent");
         if self.ends.contains_key(&(flow.0, flow.1)) {
-            self.input(flow.0, Input::Link { link: flow.1, message });
+            self.input(flow.0, Input::Link { link: flow.1, lane: flow.2, message });
         }
         true
     }

@@ -8,8 +8,8 @@ use mesh_model::link::{BatchEnd, Heard, WireEntry};
 use mesh_model::trace::TraceContext;
 use mesh_model::{
     Answer, Area, Arguments, CallFailure, CallId, Cause, Command, DomainId, Dot, Event, Hlc, Incarnation,
-    Json, Lifetime, LinkId, LinkMessage, LinkPeer, NodeId, Now, Origin, Outcome, Request, SessionId, Text,
-    Tick, VersionVector, Words,
+    Json, Lane, Lifetime, LinkId, LinkMessage, LinkPeer, NodeId, Now, Origin, Outcome, Request,
+    SESSION_LANES, SessionId, Text, Tick, VersionVector, Words,
 };
 
 use crate::choices::Choices;
@@ -219,7 +219,10 @@ impl World {
             self.given.0 += entries.iter().map(size).sum::<usize>();
             self.given.1 += entries.len();
         }
-        self.input(Input::Link { link, message });
+        // Any will do, as long as there are several.
+        #[expect(clippy::cast_possible_truncation, reason = "a remainder of a small number")]
+        let lane = Lane::Session((message.after() % u64::from(SESSION_LANES)) as u8);
+        self.input(Input::Link { link, lane, message });
     }
 
     fn input(&mut self, input: Input) {
@@ -327,7 +330,7 @@ impl World {
             _ => 0,
         };
         let some = |choices: &mut Choices<'_>| choices.once_in(3).then(|| any_json(choices));
-        match choices.below(29) {
+        match choices.below(30) {
             0 => LinkMessage::Hello {
                 protocol_min: u16::from(choices.byte() % 3),
                 protocol_max: u16::from(choices.byte() % 4),
@@ -428,6 +431,7 @@ impl World {
                 forgotten: calls(choices),
             },
             28 => LinkMessage::SubscriptionRoom { id },
+            29 => LinkMessage::Covered { seq: number(choices) },
             _ => LinkMessage::Publish {
                 domain: domain(choices),
                 user: choices.once_in(2).then(|| "joe".into()),

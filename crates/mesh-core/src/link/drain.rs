@@ -39,6 +39,7 @@ pub(super) fn is_awaited(
         LinkMessage::Ping { .. }
         | LinkMessage::Pong { .. }
         | LinkMessage::Call { subscribe: false, .. }
+        | LinkMessage::Covered { .. }
         | LinkMessage::Accepted { .. }
         | LinkMessage::Cancel { .. } => true,
         LinkMessage::CallEnd { id, .. } => !subscriptions.contains_key(id),

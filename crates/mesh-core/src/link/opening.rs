@@ -1,14 +1,16 @@
 //! How a link is opened and how it ends, and which of several between two nodes serves.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use mesh_model::link::{LinkMessage, reject};
 use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 
+use super::held::Held;
 use super::relay::Via;
 use super::restraint::Restraint;
 use super::{Claim, Link, State};
 use crate::best::Distance;
+use crate::causal::Told;
 use crate::node::Node;
 use crate::{Notice, Output};
 
@@ -56,8 +58,8 @@ impl Node {
             stage_reset: false,
             refused: false,
             answers: false,
-            held: VecDeque::new(),
-            held_since: now,
+            held: Held::default(),
+            said: Told::default(),
         };
         self.links.insert(link, new);
         if peer.node == self.settings.node {
@@ -85,7 +87,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn link_message(&mut self, link: LinkId, message: LinkMessage) {
+    pub(crate) fn link_message(&mut self, link: LinkId, lane: Lane, message: LinkMessage) {
         let now = self.now.tick;
         let Some(known) = self.links.get_mut(&link) else { return };
         known.heard = now;
@@ -119,8 +121,7 @@ impl Node {
             {
                 // The other side is up already, and its lanes are not ordered with each other: this has
                 // overtaken the `Welcome`, and waits for it.
-                known.held_since = now;
-                known.held.push_back(message);
+                known.held.push(lane, message, now);
             }
             (State::Opening | State::Waiting, _) => {
                 self.close_link(link, reject::PROTOCOL, "the first message was not the one that opens a link")
@@ -128,7 +129,7 @@ impl Node {
             (State::Up, LinkMessage::Hello { .. } | LinkMessage::Welcome { .. }) => {
                 self.close_link(link, reject::PROTOCOL, "the link is open already");
             }
-            (State::Up, message) => self.message(link, peer, message),
+            (State::Up, message) => self.message(link, lane, peer, message),
         }
     }
 
@@ -320,7 +321,7 @@ impl Node {
         self.links_changed = true;
         self.notice(Notice::NodeUp { node: peer, name, by_way_of: self.relayed_by(link) });
         if let Some(known) = self.links.get_mut(&link) {
-            known.held_since = self.now.tick;
+            known.held.since = self.now.tick;
         }
         self.release_held(link, false);
     }

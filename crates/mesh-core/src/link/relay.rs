@@ -146,18 +146,25 @@ impl Node {
     }
 
     /// A neighbour passes on what another node says.
-    pub(super) fn relayed(&mut self, carrier: LinkId, node: NodeId, channel: u64, carried: Carried) {
+    pub(super) fn relayed(
+        &mut self,
+        carrier: LinkId,
+        lane: Lane,
+        node: NodeId,
+        channel: u64,
+        carried: Carried,
+    ) {
         let Carried::Message(message) = carried else { return };
         let between = self.links.get(&carrier).filter(|known| known.is_direct()).map(|known| known.peer);
         match (self.relayed_link(carrier, node, channel), *message) {
             (Some(link), LinkMessage::Reject { text, .. }) => self.link_closed(link, &text),
-            (Some(link), message) => self.link_message(link, message),
+            (Some(link), message) => self.link_message(link, lane, message),
             (None, LinkMessage::Reject { .. }) => {}
             (None, hello @ LinkMessage::Hello { .. })
                 if self.settings.relay && between.is_some_and(|between| between != node) =>
             {
                 let link = self.open_relayed(node, false, carrier, channel);
-                self.link_message(link, hello);
+                self.link_message(link, lane, hello);
             }
             (None, _) => {
                 let reject =
@@ -211,7 +218,7 @@ impl Node {
         for (link, peer) in waiting {
             self.show_node(peer);
             if let Some(known) = self.links.get_mut(&link) {
-                known.held_since = self.now.tick;
+                known.held.since = self.now.tick;
             }
             self.release_held(link, false);
         }

@@ -242,8 +242,11 @@ impl Node {
             Some(covered) => join(covered, &end.vector),
             None => {}
         }
-        let origin = Origin { node: known.peer, incarnation: known.incarnation };
+        let origin = known.origin();
         let peer = known.peer;
+        // Of what this node wrote, what the batch brings may come of as much as its sender had covered.
+        let covered = end.vector.get(&self.origin()).copied().unwrap_or(0);
+        self.comes_of(covered);
         self.take_batch(peer, stage, end, reset);
         self.node_said(origin, 0, &end.vector);
         if reset {
@@ -252,7 +255,7 @@ impl Node {
         if self.link_to(peer) == Some(link) {
             self.show_node(peer);
             if let Some(known) = self.links.get_mut(&link) {
-                known.held_since = self.now.tick;
+                known.held.since = self.now.tick;
             }
         }
         self.show_relayed();

@@ -3,7 +3,7 @@
 //! The app is a stock client: it takes the first provider that was announced as local, else the first that
 //! was announced.
 
-use mesh_model::{Area, Command, Event, LinkMessage, Text, Words};
+use mesh_model::{Area, Command, Event, Lane, LinkMessage, Text, Words};
 
 use super::mesh::{App, Mesh, settings};
 use crate::{Input, Node, NodeSettings};
@@ -253,7 +253,7 @@ fn the_nearer_of_two_desktops_comes_first() {
         for (link, peer) in links {
             let rtt_us = if peer == settings(near, 1).node { 500 } else { 30_000 };
             let message = LinkMessage::Pong { count: 1, sent: mesh.tick().0 - rtt_us };
-            mesh.input(0, Input::Link { link, message });
+            mesh.input(0, Input::Link { link, lane: Lane::Control, message });
         }
         let mut desk = Desk { mesh, lives: 1 };
         let providers = [Place::OwnDesktop, Place::OtherDesktop].map(|place| desk.provider(place).1);

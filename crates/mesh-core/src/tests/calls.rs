@@ -76,7 +76,7 @@ impl Pair {
     fn straggle(&mut self, id: CallId) {
         let link = *self.mesh.nodes[1].links.keys().next().unwrap();
         let message = self.call_message(id, self.mesh.nodes[1].settings.domain);
-        self.mesh.input(1, Input::Link { link, message });
+        self.mesh.input(1, Input::Link { link, lane: Lane::Session(0), message });
         self.mesh.settle();
     }
 
@@ -356,7 +356,7 @@ fn a_message_of_another_domain_closes_the_link() {
             pattern: "t".into(),
             routing_key: None,
         });
-        pair.mesh.input(1, Input::Link { link, message });
+        pair.mesh.input(1, Input::Link { link, lane: Lane::Session(0), message });
         assert!(pair.mesh.nodes[1].links.is_empty());
         let events = pair.mesh.events_of(app);
         assert!(!events.iter().any(|e| matches!(e, Event::Invoke { .. } | Event::BusEvent { .. })));
@@ -482,6 +482,6 @@ fn word_of_calls_that_do_not_wait_changes_nothing() {
     let id = *pair.mesh.nodes[0].calls.keys().next().unwrap();
     let link: LinkId = *pair.mesh.nodes[0].links.keys().next().unwrap();
     let message = LinkMessage::CallState { known: vec![], unseen: vec![id], forgotten: vec![id] };
-    pair.mesh.input(0, Input::Link { link, message });
+    pair.mesh.input(0, Input::Link { link, lane: Lane::Control, message });
     assert!(pair.ends().is_empty());
 }

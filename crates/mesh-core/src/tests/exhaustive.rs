@@ -205,7 +205,10 @@ impl Trio {
             self.lanes.remove(&(from, to, lane));
         }
         if let Some(message) = message {
-            self.input(to, Input::Link { link: link(to, from), message: Arc::unwrap_or_clone(message) });
+            self.input(
+                to,
+                Input::Link { link: link(to, from), lane, message: Arc::unwrap_or_clone(message) },
+            );
         }
     }
 

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use mesh_model::link::{BatchEnd, WireEntry};
 use mesh_model::{
-    Dot, Hlc, Incarnation, Lifetime, Limits, LinkId, LinkMessage, LinkPeer, NodeId, Origin, VersionVector,
+    Dot, Hlc, Incarnation, Lane, Lifetime, Limits, LinkId, LinkMessage, LinkPeer, NodeId, Origin,
+    VersionVector,
 };
 
 use super::mesh::Mesh;
@@ -94,7 +95,7 @@ fn refused(limits: Limits, hlc: Hlc, values: usize) -> Vec<Notice> {
     let entries = (1..=values).map(entry).collect();
     let batch = LinkMessage::Batch { domain, entries, end: Some(end), reset: false };
     for message in [hello, batch] {
-        mesh.input(0, Input::Link { link, message });
+        mesh.input(0, Input::Link { link, lane: Lane::Control, message });
     }
     let taken = mesh.nodes[0].status().entries > 1;
     let notices: Vec<Notice> = mesh.notices.into_iter().map(|(_, notice)| notice).collect();

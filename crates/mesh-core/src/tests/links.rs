@@ -130,7 +130,7 @@ impl Pair {
             return self.input(node, Input::LinkOpened { link, peer });
         }
         match connection.queues[end].pop_front() {
-            Some(Some(message)) => self.input(node, Input::Link { link, message }),
+            Some(Some(message)) => self.input(node, Input::Link { link, lane: Lane::Control, message }),
             Some(None) => {
                 connection.open[end] = false;
                 self.input(node, Input::LinkClosed { link, reason: "closed".into() });
@@ -416,7 +416,9 @@ fn an_earlier_life_that_still_hears_is_told_that_it_is_a_copy() {
             wall_ms: now.wall_ms,
             addresses: Vec::new(),
         };
-        for input in [Input::LinkOpened { link, peer }, Input::Link { link, message: hello }] {
+        for input in
+            [Input::LinkOpened { link, peer }, Input::Link { link, lane: Lane::Control, message: hello }]
+        {
             node.handle(input, now);
             while let Some(output) = node.poll_output() {
                 if let Output::CloseLink { link, code, text } = output {
@@ -444,7 +446,7 @@ fn a_node_notices_that_a_newer_life_of_it_is_known() {
         let mut node = Node::new(settings(0, 1), now);
         node.handle(Input::LinkOpened { link, peer }, now);
         for message in messages {
-            node.handle(Input::Link { link, message }, now);
+            node.handle(Input::Link { link, lane: Lane::Control, message }, now);
         }
         node.handle(Input::LinkClosed { link, reason: end.into() }, now);
         let outputs = std::iter::from_fn(|| node.poll_output());

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use mesh_model::{
-    Area, Arguments, Command, DomainId, Event, Incarnation, Json, Lifetime, Limits, LinkId, LinkMessage,
-    LinkPeer, NodeId, Now, Permissions, Request, SessionId, Text, Tick,
+    Area, Arguments, Command, DomainId, Event, Incarnation, Json, Lane, Lifetime, Limits, LinkId,
+    LinkMessage, LinkPeer, NodeId, Now, Permissions, Request, SessionId, Text, Tick,
 };
 
 use crate::visibility::Visibility;
@@ -18,14 +18,14 @@ pub(crate) struct Mesh {
     pub(crate) nodes: Vec<Node>,
     now: Now,
     links: BTreeMap<(usize, LinkId), (usize, LinkId)>,
-    queue: VecDeque<(usize, LinkId, LinkMessage)>,
+    queue: VecDeque<(usize, LinkId, Lane, LinkMessage)>,
     events: BTreeMap<App, VecDeque<Event>>,
     pub(crate) notices: Vec<(usize, Notice)>,
     /// Under which identity each app is known.
     pub(crate) identities: BTreeMap<App, Json>,
     /// Link messages that match are kept back, in order, until the test lets them go.
     pub(crate) hold: Option<fn(&LinkMessage) -> bool>,
-    held: VecDeque<(usize, LinkId, LinkMessage)>,
+    held: VecDeque<(usize, LinkId, Lane, LinkMessage)>,
     /// How many messages of sessions went from one node to another, and how many bytes they were.
     pub(crate) traffic: BTreeMap<(usize, usize), usize>,
     pub(crate) bytes: BTreeMap<(usize, usize), usize>,
@@ -164,11 +164,11 @@ impl Mesh {
                     self.events.entry((node, session.0)).or_default().push_back(event);
                 }
                 Output::Link { link, message, lane } => {
-                    if lane == mesh_model::Lane::Replication && !drained.contains(&link) {
+                    if lane == Lane::Replication && !drained.contains(&link) {
                         drained.push(link);
                     }
                     let Some((to, there)) = self.links.get(&(node, link)).copied() else { continue };
-                    if message.is_session_traffic() {
+                    if message.is_session_traffic() && !matches!(message, LinkMessage::Covered { .. }) {
                         *self.traffic.entry((node, to)).or_default() += 1;
                         *self.bytes.entry((node, to)).or_default() += mesh_wire::encode(&message).len();
                     }
@@ -180,8 +180,8 @@ impl Mesh {
                         _ => {}
                     }
                     match self.hold {
-                        Some(held) if held(&message) => self.held.push_back((to, there, message)),
-                        _ => self.queue.push_back((to, there, message)),
+                        Some(held) if held(&message) => self.held.push_back((to, there, lane, message)),
+                        _ => self.queue.push_back((to, there, lane, message)),
                     }
                 }
                 Output::CloseLink { link, .. } => {
@@ -201,22 +201,29 @@ impl Mesh {
 
     /// Delivers all that is on the way.
     pub(crate) fn settle(&mut self) {
-        while let Some((node, link, message)) = self.queue.pop_front() {
+        while let Some((node, link, lane, message)) = self.queue.pop_front() {
             if self.links.contains_key(&(node, link)) {
-                self.input(node, Input::Link { link, message });
+                self.input(node, Input::Link { link, lane, message });
             }
         }
     }
 
     /// Returns what is held back.
     pub(crate) fn held(&self) -> impl Iterator<Item = &LinkMessage> {
-        self.held.iter().map(|(_, _, message)| message)
+        self.held.iter().map(|(.., message)| message)
     }
 
     /// Lets go what was held back.
     pub(crate) fn release(&mut self) {
         self.hold = None;
         self.queue.append(&mut self.held);
+        self.settle();
+    }
+
+    /// Lets go what was held back for one node, and goes on to hold back.
+    pub(crate) fn release_to(&mut self, node: usize) {
+        let (go, stay) = std::mem::take(&mut self.held).into_iter().partition(|(to, ..)| *to == node);
+        (self.queue, self.held) = (go, stay);
         self.settle();
     }
 

@@ -223,7 +223,7 @@ fn nobody_speaks_in_a_foreign_name() {
     let (link, now) = (triangle.link_at_the_middle(1), triangle.mesh.now());
     let message = LinkMessage::Relay { node: victim, channel: 9, lane: Lane::Control, carried: ping() };
     let middle = &mut triangle.mesh.nodes[2];
-    middle.handle(Input::Link { link, message }, now);
+    middle.handle(Input::Link { link, lane: Lane::Control, message }, now);
     let forger = triangle.mesh.nodes[1].settings.node;
     let passed_on = outputs(&mut triangle.mesh.nodes[2]);
     let of_forger = |output: &Output| matches!(output, Output::Link { message: LinkMessage::Relayed { node, .. }, .. } if *node == forger);
@@ -231,7 +231,7 @@ fn nobody_speaks_in_a_foreign_name() {
     // What says that it was relayed is at its end: node 2 passes nothing on, and there is no such link.
     let message = LinkMessage::Relayed { node: victim, channel: 9, carried: ping() };
     let middle = &mut triangle.mesh.nodes[2];
-    middle.handle(Input::Link { link, message }, now);
+    middle.handle(Input::Link { link, lane: Lane::Control, message }, now);
     let answers = outputs(middle);
     let rejects = |output: &Output| match output {
         Output::Link {
