@@ -76,7 +76,7 @@ pub(crate) async fn run(kit: &Kit, only: &[String], quick: bool, markdown: Optio
     Ok(())
 }
 
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "register",
     "register-lossy",
     "context",
@@ -84,6 +84,7 @@ const PARTS: [&str; 12] = [
     "rate",
     "overhead",
     "beside",
+    "beside-own",
     "late-joiner",
     "leave",
     "wake",
@@ -114,6 +115,7 @@ async fn measure(part: &str, kit: &Kit, quick: bool) -> Result<Vec<Row>> {
         "rate" => latency::rate(kit, Duration::from_secs(if quick { 1 } else { 5 })).await,
         "overhead" => latency::overhead(kit, if quick { 2_000 } else { 20_000 }).await,
         "beside" => snapshot::beside(kit, if quick { 1 } else { 5 }).await,
+        "beside-own" => snapshot::beside_own(kit, if quick { 1 } else { 5 }).await,
         "late-joiner" => snapshot::late_joiner(kit, if quick { 1 } else { 5 }, Duration::from_secs(5)).await,
         "leave" => outage::leave(kit, near, if quick { 2 } else { 20 }).await,
         "wake" => outage::wake(kit, near, if quick { 2 } else { 10 }, Duration::from_secs(10)).await,

@@ -165,7 +165,62 @@ pub(crate) async fn beside(kit: &Kit, trials: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-async fn until_number(changes: &mut Feed<ContextChange>, wanted: u64) -> Result<()> {
+/// Calls between two nodes, either way, while an app of one of them writes 64 MiB that go to the other.
+pub(crate) async fn beside_own(kit: &Kit, trials: usize) -> Result<Vec<Row>> {
+    let desks = Desks::start(kit, 2).await?;
+    let network =
+        Conditions { bits_per_second: Some(100_000_000), ..Conditions::delay(Duration::from_millis(1)) };
+    desks.set(network);
+    let (near, far) = (desks.0[0].app("near").await?, desks.0[1].app("far").await?);
+    let writer = desks.0[0].app("writer").await?;
+    for number in 0..CONTEXTS {
+        writer.contexts().set(&format!("figures-{number}"), json!({})).await?;
+    }
+    writer.contexts().set(DONE, json!({ "n": 0 })).await?;
+    let mut done = far.contexts().subscribe(DONE);
+    until_number(&mut done, 0).await?;
+    let mut rows = Vec::new();
+    for (way, caller, callee) in [("of it", &far, &near), ("by it", &near, &far)] {
+        offer(callee, METHOD).await?;
+        caller.wait_for_method(METHOD, PATIENCE).await?;
+        let (mut beside, mut took) = (Latencies::new()?, Duration::ZERO);
+        for trial in 1..=trials {
+            let start = clock::now();
+            let written = async {
+                for number in 0..CONTEXTS {
+                    let value = json!({ "v": filling(trial + number) });
+                    writer.contexts().set(&format!("figures-{number}"), value).await?;
+                }
+                let number = format!("{way} {trial}");
+                writer.contexts().set(DONE, json!({ "n": number })).await?;
+                until_number(&mut done, number).await
+            };
+            beside.add(&calls_until(caller, written).await?)?;
+            took += start.elapsed();
+        }
+        callee.unregister(METHOD).await?;
+        until("the method is gone", || !sees(caller, METHOD)).await?;
+        let p99 = beside.quantile(0.99);
+        rows.push(Row {
+            what: format!("small calls {way} while another app of a node writes 64 MiB, 100 Mbit/s"),
+            target: format!("p99 ≤ {}", ms(BESIDE)),
+            measured: format!(
+                "p50 {}, p99 {}, longest {} of {}; {} for the state",
+                ms(beside.quantile(0.5)),
+                ms(p99),
+                ms(beside.quantile(1.0)),
+                beside.count(),
+                ms(took / trials as u32)
+            ),
+            holds: p99 <= BESIDE,
+        });
+    }
+    desks.stop().await;
+    Ok(rows)
+}
+
+async fn until_number(changes: &mut Feed<ContextChange>, wanted: impl Into<Value>) -> Result<()> {
+    let wanted = wanted.into();
     let seen = async {
         loop {
             match changes.next().await.context("the feed ended")? {
