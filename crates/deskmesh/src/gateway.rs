@@ -545,15 +545,14 @@ fn log(notice: &Notice) {
 
 #[cfg(test)]
 mod tests {
-    use mesh_model::{Arguments, CallId, Cause, DomainId, Json};
+    use mesh_model::{Arguments, CallId, Cause, Json};
 
     use super::*;
 
     #[test]
     fn a_link_sheds_in_the_stated_order() {
-        let (id, domain, data) = (CallId(1), DomainId([0; 16]), Json::null());
+        let (id, data) = (CallId(1), Json::null());
         let publication = LinkMessage::Publish {
-            domain,
             user: None,
             service: false,
             restriction: None,
@@ -568,7 +567,6 @@ mod tests {
         let of_branch = LinkMessage::BranchData { branch: 1, data: data.clone(), sequence, snapshot, after };
         let call = LinkMessage::Call {
             id,
-            domain,
             subscribe: false,
             from: Text::default(),
             to: Text::default(),

@@ -227,7 +227,6 @@ impl Node {
         for node in self.bus.interested_nodes(from, &topic) {
             let Some(link) = self.link_to(node) else { continue };
             let message = LinkMessage::Publish {
-                domain: self.settings.domain,
                 user: user.user(),
                 service,
                 restriction: restriction.as_ref().map(|restriction| restriction.text().into()),

@@ -215,7 +215,6 @@ impl Node {
         let Some(own) = self.sessions.get(&session) else { return };
         let message = LinkMessage::Call {
             id,
-            domain: self.settings.domain,
             subscribe,
             from: own.instance.clone(),
             to: to.clone(),

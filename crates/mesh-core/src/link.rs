@@ -18,7 +18,7 @@ mod retirement;
 
 use std::collections::BTreeSet;
 
-use mesh_model::link::{LinkMessage, WireEntry, reject};
+use mesh_model::link::{LinkMessage, WireEntry};
 use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionVector};
 
 use self::drain::Drain;
@@ -213,11 +213,6 @@ impl Node {
         let covered = self.links.get(&link).map(|known| known.said.covered);
         self.comes_of(covered.filter(|_| lane != Lane::Bulk).unwrap_or(self.seq));
         match message {
-            LinkMessage::Call { domain, .. } | LinkMessage::Publish { domain, .. }
-                if domain != self.settings.domain =>
-            {
-                self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
-            }
             LinkMessage::Call { id, subscribe, from, to, method, arguments, millis_left, trace, .. } => {
                 let time = millis_left;
                 self.call_arrived(link, peer, id, subscribe, &from, &to, method, arguments, time, trace);

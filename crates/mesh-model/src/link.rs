@@ -108,7 +108,6 @@ pub enum LinkMessage {
     /// Run a method, or ask for a subscription.
     Call {
         id: CallId,
-        domain: DomainId,
         subscribe: bool,
         from: InstanceId,
         to: InstanceId,
@@ -151,7 +150,6 @@ pub enum LinkMessage {
 
     /// A publication for the receiver's subscribers.
     Publish {
-        domain: DomainId,
         user: Option<Text>,
         /// Whether the publisher serves all users.
         service: bool,

@@ -143,7 +143,6 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             let fields = fields()?;
             LinkMessage::Call {
                 id: fields.must(b'i', Reader::call)?,
-                domain: fields.must(b'd', Reader::domain)?,
                 subscribe: fields.or_default(b's', Reader::flag)?,
                 from: fields.must(b'f', Reader::text)?,
                 to: fields.must(b't', Reader::text)?,
@@ -222,7 +221,6 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
         message::PUB => {
             let fields = fields()?;
             LinkMessage::Publish {
-                domain: fields.must(b'd', Reader::domain)?,
                 user: fields.get(b'u', Reader::text)?,
                 service: fields.or_default(b's', Reader::uint)? != 0,
                 restriction: fields.get(b'c', Reader::text)?,

@@ -87,21 +87,9 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.vector(b'v', vector);
             out.heard(b'o', heard);
         }
-        LinkMessage::Call {
-            id,
-            domain,
-            subscribe,
-            from,
-            to,
-            method,
-            arguments,
-            millis_left,
-            after,
-            trace,
-        } => {
+        LinkMessage::Call { id, subscribe, from, to, method, arguments, millis_left, after, trace } => {
             out = with(message::CALL, from.len() + to.len() + method.len() + arguments.len());
             out.uint(b'i', id.0);
-            out.bin(b'd', &domain.0);
             out.flag(b's', *subscribe);
             out.text(b'f', from);
             out.text(b't', to);
@@ -193,7 +181,6 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out.cause(cause);
         }
         LinkMessage::Publish {
-            domain,
             user,
             service,
             restriction,
@@ -205,7 +192,6 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             after,
         } => {
             out = with(message::PUB, topic.len() + publisher.len() + data.len());
-            out.bin(b'd', &domain.0);
             out.text(b't', topic);
             out.json(b'p', publisher);
             out.json(b'b', data);

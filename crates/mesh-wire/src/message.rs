@@ -50,7 +50,7 @@ pub const HAVE: u64 = 0x2d;
 /// `d` domain, `h` hash, \[`v` vector, `o` what others have covered: `[node, incarnation, age ms, vector]`\].
 pub const DIGEST: u64 = 0x2c;
 
-/// `i` call, `d` domain, `f` text: from, `t` text: to, `m` json: method, \[`s` subscribe, `p` json:
+/// `i` call, `f` text: from, `t` text: to, `m` json: method, \[`s` subscribe, `p` json:
 /// positional, `n` json: named, `g` json: flags, `c` json: context, `l` ms left, `a` after, `x` trace\].
 pub const CALL: u64 = 0x40;
 /// `i` call.
@@ -78,7 +78,7 @@ pub const UNSUB: u64 = 0x56;
 /// `i` call.
 pub const SUB_ROOM: u64 = 0x57;
 
-/// `d` domain, `t` text: topic, `p` json: publisher, `b` json: data, \[`u` text: user, `s` 1: from a
+/// `t` text: topic, `p` json: publisher, `b` json: data, \[`u` text: user, `s` 1: from a
 /// service, `c` text: restriction, `r` text: routing key, `f` json: target, `a` after\].
 pub const PUB: u64 = 0x60;
 

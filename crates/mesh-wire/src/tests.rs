@@ -43,7 +43,6 @@ fn entry(node: u8, seq: u64, value: Option<&'static str>) -> WireEntry {
 fn full_call() -> LinkMessage {
     LinkMessage::Call {
         id: CallId(300),
-        domain: DOMAIN,
         subscribe: true,
         from: "caller".into(),
         to: "callee".into(),
@@ -164,7 +163,6 @@ fn examples() -> Vec<LinkMessage> {
         full_call(),
         LinkMessage::Call {
             id: CallId(0),
-            domain: DOMAIN,
             subscribe: false,
             from: "a".into(),
             to: "b".into(),
@@ -215,7 +213,6 @@ fn examples() -> Vec<LinkMessage> {
             after: 1,
         },
         LinkMessage::Publish {
-            domain: DOMAIN,
             user: Some("u".into()),
             service: true,
             restriction: Some("$user".into()),
@@ -227,7 +224,6 @@ fn examples() -> Vec<LinkMessage> {
             after: 3,
         },
         LinkMessage::Publish {
-            domain: DOMAIN,
             user: None,
             service: false,
             restriction: None,
@@ -382,22 +378,11 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
             carried: Carried::Frame(frame),
         }),
     ];
-    let addressed = (call(), domain(), any::<bool>(), text(), text(), json());
+    let addressed = (call(), any::<bool>(), text(), text(), json());
     let calls = prop_oneof![
         (addressed, arguments, number(), number(), trace).prop_map(
-            |((id, domain, subscribe, from, to, method), arguments, millis_left, after, trace)| {
-                LinkMessage::Call {
-                    id,
-                    domain,
-                    subscribe,
-                    from,
-                    to,
-                    method,
-                    arguments,
-                    millis_left,
-                    after,
-                    trace,
-                }
+            |((id, subscribe, from, to, method), arguments, millis_left, after, trace)| {
+                LinkMessage::Call { id, subscribe, from, to, method, arguments, millis_left, after, trace }
             }
         ),
         (call(), outcome, number()).prop_map(|(id, outcome, after)| LinkMessage::CallEnd {
@@ -430,16 +415,12 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
         (vec(any::<u8>(), 0..40), cause())
             .prop_map(|(key, cause)| LinkMessage::Why { key: key.into(), cause }),
         (
-            (domain(), option::of(text()), any::<bool>(), option::of(text())),
+            (option::of(text()), any::<bool>(), option::of(text())),
             (text(), option::of(text()), maybe(), json(), json(), number()),
         )
             .prop_map(
-                |(
-                    (domain, user, service, restriction),
-                    (topic, routing_key, target, publisher, data, after),
-                )| {
+                |((user, service, restriction), (topic, routing_key, target, publisher, data, after))| {
                     LinkMessage::Publish {
-                        domain,
                         user,
                         service,
                         restriction,

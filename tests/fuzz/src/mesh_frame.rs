@@ -385,7 +385,6 @@ impl World {
             },
             13..=15 => LinkMessage::Call {
                 id,
-                domain: domain(choices),
                 subscribe: choices.once_in(2),
                 from: self.name(choices),
                 to: self.name(choices),
@@ -433,7 +432,6 @@ impl World {
             28 => LinkMessage::SubscriptionRoom { id },
             29 => LinkMessage::Covered { seq: number(choices) },
             _ => LinkMessage::Publish {
-                domain: domain(choices),
                 user: choices.once_in(2).then(|| "joe".into()),
                 service: choices.once_in(4),
                 restriction: choices.once_in(4).then(|| choices.pick(&["$a == #b", "(((", "'x'"]).into()),
