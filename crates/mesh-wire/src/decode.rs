@@ -1,7 +1,7 @@
 //! Frames to messages.
 //!
 //! Nothing is copied: texts, payloads, keys and values are slices of the frame, and keep it in memory
-//! for as long as they live. Nothing is allocated before the bytes that call for it have been seen.
+//! for as long as they live; but the name of an instance is written out from its bytes. Nothing is allocated before the bytes that call for it have been seen.
 
 use bytes::Bytes;
 use mesh_model::link::{BatchEnd, Carried, Heard, WireEntry};
@@ -14,7 +14,7 @@ use rmp::Marker;
 use rmp::decode::{self as unpack, NumValueReadError, ValueReadError};
 
 use crate::WireError;
-use crate::message::{self, DEPTH_MAX, cause, lane, outcome};
+use crate::message::{self, DEPTH_MAX, INSTANCE_BYTES, INSTANCE_PREFIX, cause, lane, outcome};
 
 /// Decodes the body of one frame.
 pub fn decode(frame: &Bytes) -> Result<LinkMessage, WireError> {
@@ -144,8 +144,8 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             LinkMessage::Call {
                 id: fields.must(b'i', Reader::call)?,
                 subscribe: fields.or_default(b's', Reader::flag)?,
-                from: fields.must(b'f', Reader::text)?,
-                to: fields.must(b't', Reader::text)?,
+                from: fields.must(b'f', Reader::instance)?,
+                to: fields.must(b't', Reader::instance)?,
                 method: fields.must(b'm', Reader::json)?,
                 arguments: Arguments {
                     positional: fields.get(b'p', Reader::json)?,
@@ -153,7 +153,7 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
                     flags: fields.get(b'g', Reader::json)?,
                     context: fields.get(b'c', Reader::json)?,
                 },
-                millis_left: fields.or_default(b'l', Reader::uint)?,
+                millis_left: fields.get(b'l', Reader::uint)?.unwrap_or(message::CALL_MS),
                 after: fields.or_default(b'a', Reader::uint)?,
                 trace: fields.get(b'x', Reader::trace)?,
             }
@@ -267,7 +267,7 @@ fn batch(fields: &Fields<'_>) -> Result<LinkMessage, WireError> {
 
 fn outcome(fields: &Fields<'_>) -> Result<Outcome, WireError> {
     let text = || fields.or_default(b't', Reader::text);
-    Ok(Outcome::Failed(match fields.must(b'o', Reader::uint)? {
+    Ok(Outcome::Failed(match fields.or_default(b'o', Reader::uint)? {
         outcome::RESULT => return Ok(Outcome::Answered(Answer::Result(fields.get(b'r', Reader::json)?))),
         outcome::ERROR => {
             let (words, context) = (words(fields)?, fields.get(b'c', Reader::json)?);
@@ -363,8 +363,12 @@ impl<'a> Reader<'a> {
         self.frame.len() - self.rest.len()
     }
 
+    fn marker(&self) -> Option<Marker> {
+        self.rest.first().map(|byte| Marker::from_u8(*byte))
+    }
+
     fn is_nil(&self) -> bool {
-        self.rest.first() == Some(&Marker::Null.to_u8())
+        self.marker() == Some(Marker::Null)
     }
 
     /// Reads the head of an array and returns the number of its elements, which is a mere claim.
@@ -403,6 +407,18 @@ impl<'a> Reader<'a> {
         Ok(Text::from_utf8(self.frame.slice_ref(bytes))?)
     }
 
+    fn instance(&mut self) -> Result<Text, WireError> {
+        if !matches!(self.marker(), Some(Marker::Bin8 | Marker::Bin16 | Marker::Bin32)) {
+            return self.text();
+        }
+        let bytes = self.bin_of::<INSTANCE_BYTES>()?;
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let mut name = String::with_capacity(INSTANCE_PREFIX.len() + 2 * INSTANCE_BYTES);
+        name.push_str(INSTANCE_PREFIX);
+        name.extend(digits.filter_map(|digit| char::from_digit(u32::from(digit), 16)));
+        Ok(Text::from(name))
+    }
+
     fn bin(&mut self) -> Result<Bytes, WireError> {
         let bytes = self.bin_ref()?;
         Ok(self.frame.slice_ref(bytes))
@@ -414,7 +430,7 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
-    fn bin16(&mut self) -> Result<[u8; 16], WireError> {
+    fn bin_of<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         self.bin_ref()?.try_into().map_err(|_| WireError::OutOfRange { at: self.at() })
     }
 
@@ -434,11 +450,11 @@ impl<'a> Reader<'a> {
     }
 
     fn domain(&mut self) -> Result<DomainId, WireError> {
-        self.bin16().map(DomainId)
+        self.bin_of().map(DomainId)
     }
 
     fn node(&mut self) -> Result<NodeId, WireError> {
-        self.bin16().map(NodeId)
+        self.bin_of().map(NodeId)
     }
 
     fn lane(&mut self) -> Result<Lane, WireError> {
@@ -461,7 +477,7 @@ impl<'a> Reader<'a> {
     fn trace(&mut self) -> Result<TraceContext, WireError> {
         self.tuple(3, |reader| {
             Ok(TraceContext {
-                trace_id: u128::from_be_bytes(reader.bin16()?),
+                trace_id: u128::from_be_bytes(reader.bin_of()?),
                 span_id: reader.uint()?,
                 sampled: reader.flag()?,
             })

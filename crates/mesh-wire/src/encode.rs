@@ -11,7 +11,7 @@ use mesh_model::{
 };
 use rmp::encode as pack;
 
-use crate::message::{self, cause, lane, outcome};
+use crate::message::{self, INSTANCE_BYTES, INSTANCE_PREFIX, cause, lane, outcome};
 
 /// Encodes the body of one frame, without the length before it.
 #[must_use]
@@ -91,14 +91,16 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out = with(message::CALL, from.len() + to.len() + method.len() + arguments.len());
             out.uint(b'i', id.0);
             out.flag(b's', *subscribe);
-            out.text(b'f', from);
-            out.text(b't', to);
+            out.instance(b'f', from);
+            out.instance(b't', to);
             out.json(b'm', method);
             out.json_if(b'p', arguments.positional.as_ref());
             out.json_if(b'n', arguments.named.as_ref());
             out.json_if(b'g', arguments.flags.as_ref());
             out.json_if(b'c', arguments.context.as_ref());
-            out.uint_if(b'l', *millis_left);
+            if *millis_left != message::CALL_MS {
+                out.uint(b'l', *millis_left);
+            }
             out.uint_if(b'a', *after);
             out.trace(b'x', trace.as_ref());
         }
@@ -274,6 +276,13 @@ impl Frame {
         }
     }
 
+    fn instance(&mut self, key: u8, name: &Text) {
+        match instance_bytes(name) {
+            Some(bytes) => self.bin(key, &bytes),
+            None => self.text(key, name),
+        }
+    }
+
     /// Writes a text of which the empty one says nothing.
     fn said(&mut self, key: u8, value: &Text) {
         self.text_if(key, Some(value).filter(|text| !text.as_bytes().is_empty()));
@@ -409,7 +418,7 @@ impl Frame {
     fn outcome(&mut self, outcome: &Outcome) {
         let (code, text) = match outcome {
             Outcome::Answered(Answer::Result(result)) => {
-                self.uint(b'o', outcome::RESULT);
+                self.uint_if(b'o', outcome::RESULT);
                 return self.json_if(b'r', result.as_ref());
             }
             Outcome::Answered(Answer::Error { words, context }) => {
@@ -452,6 +461,25 @@ impl Frame {
             self.words(words);
         }
     }
+}
+
+/// Returns an instance's name as bytes, if it is of the form that nodes give, to the letter.
+fn instance_bytes(name: &str) -> Option<[u8; INSTANCE_BYTES]> {
+    let digits = name.strip_prefix(INSTANCE_PREFIX)?.as_bytes();
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; INSTANCE_BYTES];
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = value(*high)? << 4 | value(*low)?;
+    }
+    Some(bytes)
 }
 
 fn array(buffer: &mut Vec<u8>, len: usize) {

@@ -1,7 +1,7 @@
 //! The kinds of messages and the letters of their fields.
 //!
 //! Fields are a map with one-letter keys. A field in brackets is left out where it is zero, false,
-//! empty or absent, and `nil` says the same. Letters and kinds are never used again for anything else;
+//! empty or absent, or what stands behind `=`, and `nil` says the same. Letters and kinds are never used again for anything else;
 //! a field that comes later is optional and means what its absence meant.
 //!
 //! | type | MessagePack |
@@ -9,6 +9,7 @@
 //! | number | integer, not negative |
 //! | text | `str`, UTF-8 |
 //! | json | `bin`: one JSON value as its application wrote it |
+//! | instance | `bin` of 10 bytes: `p-` and their 20 lower-case hexadecimal digits; else `str` |
 //! | node, domain | `bin` of 16 bytes |
 //! | nodes | array of nodes |
 //! | vector | array of `[node, incarnation, seq]`, no origin twice |
@@ -18,6 +19,13 @@
 
 /// From here on an unknown kind is an error: the sender relies on being understood.
 pub const CRITICAL: u64 = 0x4000;
+/// The time left that a [`CALL`] does not say, in milliseconds: the same for every reader, whatever time its
+/// node is configured to allow.
+pub const CALL_MS: u64 = 600_000;
+/// What an instance's name begins with that is sent as bytes.
+pub(crate) const INSTANCE_PREFIX: &str = "p-";
+/// How many bytes it is sent as.
+pub(crate) const INSTANCE_BYTES: usize = 10;
 /// Deepest nesting of arrays and maps in a frame, the frame itself being level one.
 pub const DEPTH_MAX: usize = 16;
 
@@ -50,12 +58,12 @@ pub const HAVE: u64 = 0x2d;
 /// `d` domain, `h` hash, \[`v` vector, `o` what others have covered: `[node, incarnation, age ms, vector]`\].
 pub const DIGEST: u64 = 0x2c;
 
-/// `i` call, `f` text: from, `t` text: to, `m` json: method, \[`s` subscribe, `p` json:
-/// positional, `n` json: named, `g` json: flags, `c` json: context, `l` ms left, `a` after, `x` trace\].
+/// `i` call, `f` instance: from, `t` instance: to, `m` json: method, \[`s` subscribe, `p` json: positional,
+/// `n` json: named, `g` json: flags, `c` json: context, `l` ms left = [`CALL_MS`], `a` after, `x` trace\].
 pub const CALL: u64 = 0x40;
 /// `i` call.
 pub const ACCEPTED: u64 = 0x41;
-/// `i` call, `o` outcome, \[`a` after\], and what the [`outcome`] says.
+/// `i` call, \[`o` outcome, `a` after\], and what the [`outcome`] says.
 pub const CALL_END: u64 = 0x42;
 /// \[`i` calls\].
 pub const ATTACH_CALL: u64 = 0x44;
@@ -105,7 +113,7 @@ pub mod lane {
 /// is over, and that it ran cannot be ruled out.
 pub mod outcome {
     /// \[`r` json: result\].
-    pub const RESULT: u64 = 1;
+    pub const RESULT: u64 = 0;
     /// \[`u` json: uri, `w` json: reason, `c` json: context\].
     pub const ERROR: u64 = 2;
     /// \[`t` text: what\].

@@ -15,6 +15,7 @@ use proptest::option;
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
 
+use crate::message::CALL_MS;
 use crate::{WireError, decode, encode};
 
 const DOMAIN: DomainId = DomainId([7; 16]);
@@ -56,6 +57,21 @@ fn full_call() -> LinkMessage {
         millis_left: 30_000,
         after: 9,
         trace: Some(TraceContext { trace_id: 1 << 100, span_id: u64::MAX, sampled: true }),
+    }
+}
+
+/// A call as applications make most of them.
+fn plain_call(from: &str, to: &str, millis_left: u64) -> LinkMessage {
+    LinkMessage::Call {
+        id: CallId(1),
+        subscribe: false,
+        from: from.into(),
+        to: to.into(),
+        method: json("\"1\""),
+        arguments: Arguments { named: Some(json("{}")), ..Arguments::default() },
+        millis_left,
+        after: 0,
+        trace: None,
     }
 }
 
@@ -172,6 +188,7 @@ fn examples() -> Vec<LinkMessage> {
             after: 0,
             trace: None,
         },
+        plain_call("p-0123456789abcdef0123", "p-00000000000000000000", CALL_MS),
         LinkMessage::Accepted { id: CallId(7) },
         LinkMessage::Covered { seq: 0 },
         LinkMessage::Covered { seq: u64::MAX },
@@ -251,6 +268,9 @@ fn examples() -> Vec<LinkMessage> {
 fn any_message() -> impl Strategy<Value = LinkMessage> {
     let number = || prop_oneof![Just(0), 0..300_u64, any::<u64>()];
     let text = || "\\PC{0,40}".prop_map(Text::from);
+    let instance =
+        || prop_oneof!["\\PC{0,40}", "p-[0-9a-f]{20}", "[pi]-?[0-9a-gF]{18,22}"].prop_map(Text::from);
+    let millis = prop_oneof![Just(CALL_MS), Just(CALL_MS - 1), any::<u64>(), Just(0)];
     let json = || {
         prop_oneof![
             "\\PC{0,40}".prop_map(|text| Json::string(&text)),
@@ -378,9 +398,9 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
             carried: Carried::Frame(frame),
         }),
     ];
-    let addressed = (call(), any::<bool>(), text(), text(), json());
+    let addressed = (call(), any::<bool>(), instance(), instance(), json());
     let calls = prop_oneof![
-        (addressed, arguments, number(), number(), trace).prop_map(
+        (addressed, arguments, millis, number(), trace).prop_map(
             |((id, subscribe, from, to, method), arguments, millis_left, after, trace)| {
                 LinkMessage::Call { id, subscribe, from, to, method, arguments, millis_left, after, trace }
             }
@@ -509,7 +529,21 @@ fn the_bytes_are_these() {
         &LinkMessage::BranchData { branch: 4, data: json("[1]"), sequence: None, snapshot: None, after: 200 },
         b"\x92\x51\x83\xa1b\x04\xa1d\xc4\x03[1]\xa1a\xcc\xc8",
     );
-    check(&result(Some(json("true"))), b"\x92\x42\x83\xa1i\x01\xa1o\x01\xa1r\xc4\x04true");
+    let name = "p-000102030405060708ff";
+    let bytes = b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\xff";
+    let expected: &[&[u8]] = &[
+        b"\x92\x40\x85\xa1i\x01\xa1f\xc4\x0a",
+        bytes,
+        b"\xa1t\xc4\x0a",
+        bytes,
+        b"\xa1m\xc4\x03\"1\"\xa1n\xc4\x02{}",
+    ];
+    check(&plain_call(name, name, CALL_MS), &expected.concat());
+    let expected: &[u8] =
+        b"\x92\x40\x86\xa1i\x01\xa1f\xa1A\xa1t\xa0\xa1m\xc4\x03\"1\"\xa1n\xc4\x02{}\xa1l\x00";
+    check(&plain_call("A", "", 0), expected);
+    check(&result(Some(json("true"))), b"\x92\x42\x82\xa1i\x01\xa1r\xc4\x04true");
+    check(&result(None), b"\x92\x42\x81\xa1i\x01");
     let batch = LinkMessage::Batch {
         domain: DOMAIN,
         entries: vec![WireEntry { hlc: Hlc(5), ..entry(0, 1, None) }],
@@ -524,6 +558,48 @@ fn the_bytes_are_these() {
         b"\x00\xa1e\x91\x95\xc4\x03key\x00\x01\x05\xc0\xa1v\x90\xa1r\xc3",
     ];
     check(&batch, &expected.concat());
+}
+
+/// Whatever else a name is, the reader has it to the letter: only what nodes make is sent as bytes.
+#[test]
+fn names_of_instances_arrive_as_they_are() {
+    let text_of = |name: &str| {
+        let call = plain_call(name, "to", 1);
+        check_round_trip(&call);
+        encode(&call).windows(name.len().max(1)).any(|window| window == name.as_bytes())
+    };
+    for name in ["p-0123456789abcdef0123", "p-00000000000000000000", "p-ffffffffffffffffffff"] {
+        assert!(!text_of(name), "{name}");
+    }
+    for name in [
+        "p-0123456789abcdef012",
+        "p-0123456789abcdef01234",
+        "p-0123456789abcdef012G",
+        "p-0123456789ABCDEF0123",
+        "p-+123456789abcdef0123",
+        "p-0123456789abcdef01ü",
+        "i-0123456789abcdef0123",
+        "P-0123456789abcdef0123",
+        "p_0123456789abcdef0123",
+        "p-p-0123456789abcdef01",
+        "0123456789abcdef0123",
+        "p-",
+        "my instance",
+    ] {
+        assert!(text_of(name), "{name}");
+    }
+}
+
+/// A call of a node with the usual configuration does not say its time, and means it at every other node.
+#[test]
+fn the_usual_time_is_not_said() {
+    assert_eq!(CALL_MS, mesh_model::Limits::default().call_ms_max);
+    let len = |millis| {
+        let call = plain_call("from", "to", millis);
+        check_round_trip(&call);
+        encode(&call).len()
+    };
+    assert_eq!([0, CALL_MS - 1, CALL_MS + 1].map(|millis| len(millis) - len(CALL_MS)), [3, 7, 7]);
 }
 
 #[test]
@@ -599,6 +675,12 @@ fn what_is_wrong_is_refused() {
     check(b"\x92\x03\x81\xa1c\xce\0\x01\0\0", WireError::OutOfRange { at: 10 });
     check(b"\x92\x55\x81\xa1i\xc3", WireError::Unexpected { at: 5 });
     check(b"\x92\x2c\x82\xa1d\xc4\x02ab\xa1h\x01", WireError::OutOfRange { at: 9 });
+    // The name of an instance is text, or ten bytes.
+    let call = |from: &[u8]| [b"\x92\x40\x84\xa1i\x01\xa1t\xa1t\xa1m\xc4\x011\xa1f", from].concat();
+    check(&call(b"\xc4\x09012345678"), WireError::OutOfRange { at: 28 });
+    check(&call(b"\xc4\x0b0123456789a"), WireError::OutOfRange { at: 30 });
+    check(&call(b"\x01"), WireError::Unexpected { at: 17 });
+    check(&call(b"\xc0"), WireError::Missing { field: 'f' });
     // A claim of four billion elements costs nothing.
     check(
         b"\x92\x29\x82\xa1d\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xa1e\xdd\xff\xff\xff\xff\x01",

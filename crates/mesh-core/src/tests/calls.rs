@@ -95,6 +95,19 @@ impl Pair {
     }
 }
 
+/// Names of instances are of the form that goes as bytes, and what is usual is not said.
+#[test]
+fn a_call_and_its_answer_add_few_bytes() {
+    let mut pair = Pair::new();
+    pair.mesh.bytes.clear();
+    pair.call();
+    let [invocation] = pair.runs()[..] else { panic!("it runs") };
+    pair.answer(invocation);
+    assert_eq!(pair.ends(), ["ok"]);
+    let (call, end) = (pair.mesh.bytes[&(0, 1)], pair.mesh.bytes[&(1, 0)]);
+    assert!(call <= 44 && end <= 14, "{call} and {end} bytes");
+}
+
 #[test]
 fn a_call_outlives_its_link_and_ends_once() {
     // It is answered before the link breaks, while there is none, or over the next one.
