@@ -79,6 +79,11 @@ impl WallClock for Clock {
     }
 }
 
+/// Returns the time on the clock that the transport reads.
+pub(crate) fn transport_now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the one place where time is read")]
 fn system_wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -20,6 +20,7 @@ mod accept;
 mod bulk;
 mod code;
 mod config;
+mod congestion;
 mod dial;
 mod frame;
 mod gate;

@@ -9,6 +9,7 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use quinn::{ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 
+use super::congestion::NeverSilentConfig;
 use super::{BindError, LinkLimits};
 use crate::clock::Clock;
 
@@ -42,6 +43,7 @@ pub(super) fn transport(discover_mtu: bool) -> Arc<TransportConfig> {
         .initial_mtu(MTU_MIN)
         .min_mtu(MTU_MIN)
         .mtu_discovery_config(mtu_discovery)
+        .congestion_controller_factory(Arc::new(NeverSilentConfig::default()))
         .datagram_receive_buffer_size(None);
     Arc::new(config)
 }

@@ -738,3 +738,41 @@ async fn silence_ends_a_link() {
     assert!(took > Duration::from_secs(10) && took < Duration::from_secs(26), "{took:?}");
     assert_eq!(a.endpoint.dial(b.address, None).await, Err(DialError::TimedOut));
 }
+
+/// After an outage of this long, in which an application sends what fills the window: how long it takes from then on
+/// until something is heard again.
+async fn heard_after(outage: Duration) -> Duration {
+    let home = Home::found("ada");
+    let other = home.another();
+    let net = VirtualNet::new(1, 0);
+    let (a, _) = bind_virtual(&home, &net, 1, 1);
+    let (b, _) = bind_virtual(&other, &net, 2, 2);
+    let link = a.endpoint.dial(b.address, None).await.unwrap().link;
+    let begun = Instant::now();
+    net.cut(b.address);
+    for step in 0.. {
+        if begun.elapsed() >= outage {
+            net.heal(b.address);
+        }
+        if let Some((.., at)) = b.log.rows.lock().unwrap().frames.first() {
+            return at.unwrap() - begun - outage;
+        }
+        a.endpoint.send(link, Lane::Session(0), body(1, step, 500)).unwrap();
+        if step % 14 == 0 {
+            a.endpoint.send(link, Lane::Control, body(0, step, 30)).unwrap();
+        }
+        tokio::time::sleep(HEARTBEAT / 14).await;
+    }
+    unreachable!("a link ends by itself if nothing is heard")
+}
+
+/// That of wide areas.
+const HEARTBEAT: Duration = Duration::from_millis(700);
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_whole_again_is_noticed_with_the_next_heartbeat() {
+    for outage in 1..10 {
+        let took = heard_after(Duration::from_secs(outage)).await;
+        assert!(took < HEARTBEAT, "after {outage} s: {took:?}");
+    }
+}
