@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_model::{Answer, Arguments, CallFailure, Command, Event, Json, Outcome, Request, SessionId, Text};
+use mesh_model::{Answer, Arguments, CallFailure, Cause, Command, Event, Json, Outcome, Request, SessionId, Text};
 use serde_json::{Value, json};
 
 use crate::value::{apply, from_json, number, to_json};
@@ -239,9 +239,12 @@ impl World {
                     self.wrong(app, &format!("instance {instance} was added twice"));
                 }
             }
-            Event::InstanceRemoved { instance, .. } => {
+            Event::InstanceRemoved { instance, cause } => {
                 if self.apps[app].known.remove(&instance).is_none() {
                     self.wrong(app, &format!("instance {instance} was removed and not there"));
+                }
+                if cause == Cause::Unreachable && self.options.keeps_links() {
+                    self.wrong(app, &format!("instance {instance} was withdrawn, and nothing was cut"));
                 }
             }
             Event::MethodsAdded { server, methods, .. } => {
@@ -453,12 +456,10 @@ impl World {
 
     /// Where a link is only replaced by another, its calls end as well as they would without.
     fn lost_call(&mut self, app: usize, call: usize, word: &str) {
-        let options = &self.options;
         let gave_up = self.apps[app].pending.values().any(|open| matches!(open, Pending::Leave { .. }));
-        let cut = options.cuts || options.one_way;
         // A call that came before what its caller's node wrote of it may not be delivered, either.
-        let too_early = word == "not_delivered" && !options.late_link;
-        if !cut && !options.crashing() && !options.stalls && !gave_up && !too_early {
+        let too_early = word == "not_delivered" && !self.options.late_link;
+        if self.options.keeps_links() && !gave_up && !too_early {
             self.wrong(app, &format!("call {call} ended as {word}, and nothing was cut"));
         }
     }

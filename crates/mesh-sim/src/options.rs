@@ -122,6 +122,11 @@ impl Options {
         self.crashes || self.batch_crashes || self.leaves || self.old_disks || self.twins
     }
 
+    /// Returns whether a link ends only when another takes its place.
+    pub(crate) const fn keeps_links(&self) -> bool {
+        !(self.cuts || self.one_way || self.stalls || self.crashing())
+    }
+
     pub(crate) const fn faultless(&self) -> bool {
         !(self.cuts
             || self.crashes
