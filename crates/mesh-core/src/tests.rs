@@ -23,4 +23,5 @@ mod retirement;
 mod returning;
 mod slow;
 mod streams;
+mod takeover;
 mod visibility;

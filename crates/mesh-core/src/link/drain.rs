@@ -7,6 +7,10 @@
 //! over any new link, and that tells the other end as well that it has drained. When both have said so, the
 //! link is closed.
 //!
+//! A relayed link may come up at one end, and a direct one at the other, before either hears of that. The end
+//! that has opened the direct one must not refuse the relayed one: the other would hear that first, and withdraw
+//! for a moment what it shows. So it lets that come up and drain.
+//!
 //! Streams are asked for again over the direct link, as over any other: data that comes late would mix with
 //! what comes there, and publications would lose their order. Both are not taken.
 
@@ -62,6 +66,23 @@ impl Node {
             known.drains = Some(Drain { since: self.now.tick, asked: false, was_asked: false });
             known.held.retain(|message| is_awaited(message, &self.subscriptions));
         }
+        true
+    }
+
+    /// Has a relayed link drain that the other end has opened while a direct one to the same life came to serve
+    /// here; returns whether it does. The other end closes it, once it knows of the direct one too.
+    pub(super) fn drains_at_once(&mut self, relayed: LinkId, peer: NodeId, life: Incarnation) -> bool {
+        let direct = self.direct_link_to(peer).and_then(|direct| self.links.get(&direct));
+        if self.is_direct(relayed) || direct.is_none_or(|direct| direct.incarnation != life) {
+            return false;
+        }
+        if let Some(known) = self.links.get_mut(&relayed) {
+            (known.state, known.incarnation) = (State::Up, life);
+            // Nothing was sent over it, and the calls that run were asked for when the direct link came up.
+            known.drains = Some(Drain { since: self.now.tick, asked: true, was_asked: false });
+            known.held.retain(|message| is_awaited(message, &self.subscriptions));
+        }
+        self.release_held(relayed, false);
         true
     }
 

@@ -108,7 +108,9 @@ impl Node {
                 if self.known_life(peer).is_some_and(|known| known > incarnation) {
                     return self.close_link(link, reject::SUPERSEDED, NEWER_LIFE_THERE);
                 }
-                self.link_up(link, peer, incarnation, name);
+                if !self.drains_at_once(link, peer, incarnation) {
+                    self.link_up(link, peer, incarnation, name);
+                }
             }
             (State::Opening, LinkMessage::Reject { code, text }) => {
                 self.hear_whether_superseded(link, &text);
@@ -216,12 +218,15 @@ impl Node {
     }
 
     /// One link serves between two nodes: the others end. But for direct ones that are being opened, if
-    /// that one is relayed.
+    /// that one is relayed; and for relayed ones that this node has dialled, if it is direct: they may serve at
+    /// the other end already, which does not know yet that this one does.
     fn end_other_links(&mut self, link: LinkId, peer: NodeId, incarnation: Incarnation) {
         let mut others = self.links_beside(link, peer);
-        if !self.is_direct(link) {
-            others.retain(|(other, state, _)| *state == State::Up || !self.is_direct(*other));
-        }
+        let is_direct = self.is_direct(link);
+        others.retain(|(other, state, _)| match is_direct {
+            true => *state != State::Opening || self.is_direct(*other),
+            false => *state == State::Up || !self.is_direct(*other),
+        });
         for (other, ..) in &others {
             // None of them is to take the place of another now.
             if let Some(known) = self.links.get_mut(other) {
