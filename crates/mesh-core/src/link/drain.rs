@@ -82,6 +82,8 @@ impl Node {
             known.drains = Some(Drain { since: self.now.tick, asked: true, was_asked: false });
             known.held.retain(|message| is_awaited(message, &self.subscriptions));
         }
+        // From here on it has heartbeats.
+        self.ping(relayed);
         self.release_held(relayed, false);
         true
     }
