@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_model::{Answer, Arguments, CallFailure, Cause, Command, Event, Json, Outcome, Request, SessionId, Text};
+use mesh_model::{
+    Answer, Arguments, CallFailure, Cause, Command, Event, Json, Outcome, Request, SessionId, Text,
+};
 use serde_json::{Value, json};
 
 use crate::value::{apply, from_json, number, to_json};
