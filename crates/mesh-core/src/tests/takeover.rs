@@ -167,7 +167,7 @@ impl Trio {
                 let node = connection.nodes[end];
                 let message = connection.lanes[end].get_mut(&lane).and_then(VecDeque::pop_front);
                 if let Some(message) = message {
-                    self.input(node, Input::Link { link: link(at, end), message });
+                    self.input(node, Input::Link { link: link(at, end), lane, message });
                 }
             }
             Step::Closes(at, end) => self.lose(at, end),
