@@ -1,7 +1,8 @@
 //! Frames to messages.
 //!
 //! Nothing is copied: texts, payloads, keys and values are slices of the frame, and keep it in memory
-//! for as long as they live; but the name of an instance is written out from its bytes. Nothing is allocated before the bytes that call for it have been seen.
+//! for as long as they live; but the name of an instance is written out from its bytes. Nothing is
+//! allocated before the bytes that call for it have been seen.
 
 use bytes::Bytes;
 use mesh_model::link::{BatchEnd, Carried, Heard, WireEntry};

@@ -1,8 +1,8 @@
 //! The kinds of messages and the letters of their fields.
 //!
 //! Fields are a map with one-letter keys. A field in brackets is left out where it is zero, false,
-//! empty or absent, or what stands behind `=`, and `nil` says the same. Letters and kinds are never used again for anything else;
-//! a field that comes later is optional and means what its absence meant.
+//! empty or absent, or what stands behind `=`, and `nil` says the same. Letters and kinds are never used
+//! again for anything else; a field that comes later is optional and means what its absence meant.
 //!
 //! | type | MessagePack |
 //! |---|---|
