@@ -18,7 +18,7 @@ mod retirement;
 
 use std::collections::BTreeSet;
 
-use mesh_model::link::{LinkMessage, WireEntry};
+use mesh_model::link::{BatchEnd, LinkMessage, WireEntry};
 use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionVector};
 
 use self::drain::Drain;
@@ -76,6 +76,13 @@ pub(crate) struct Link {
     refused: bool,
     /// Whether the next batch is the answer to a snapshot.
     answers: bool,
+    /// The ends of the last batch that was sent and of the last that came, both whole, and at first what this
+    /// and the other end opened with: what follows says only what has changed. Vectors only grow, and the lane
+    /// keeps its order.
+    sent_end: BatchEnd,
+    heard_end: BatchEnd,
+    /// What has come in the lane of batches before the other end's `DomainOpen`, which it goes on from.
+    early: Vec<LinkMessage>,
     /// What each end has covered of the other's writes, as said before sessions' traffic.
     pub(crate) said: Told,
     /// Messages that wait for a write.
@@ -98,8 +105,16 @@ impl Link {
         let stage: Vec<_> = self.stage.iter().map(|entry| (&entry.key, entry.dot)).collect();
         (self.state == State::Up, self.incarnation, &self.vector, self.cursor == 0).hash(into);
         (self.dirty, stage, self.stage_reset, self.refused, self.answers).hash(into);
+        (&self.sent_end.vector, &self.heard_end.vector).hash(into);
+        (&self.sent_end.floor, &self.heard_end.floor).hash(into);
+        format!("{:?}", self.early).hash(into);
         self.restraint.mixed().hash(into);
         replica.arrived_since(self.cursor).for_each(|key| key.hash(into));
+    }
+
+    /// Returns whether something waits for the other side's `DomainOpen`.
+    pub(crate) const fn has_early(&self) -> bool {
+        !self.early.is_empty()
     }
 
     /// Returns whether the first batch is kept until the other side has that of another.
@@ -170,8 +185,13 @@ impl Node {
                 }
                 self.end_streams_with(peer);
             }
-            LinkMessage::DomainOpen { domain, vector, hash, awaits_another, floor: _ } => {
-                self.domain_opened(link, domain, vector, hash, awaits_another)
+            LinkMessage::DomainOpen { domain, vector, floor, hash, awaits_another } => {
+                self.domain_opened(link, domain, vector, floor, hash, awaits_another);
+            }
+            message @ (LinkMessage::Batch { .. } | LinkMessage::Why { .. } | LinkMessage::Digest { .. })
+                if known.vector.is_none() =>
+            {
+                self.keep_early(link, message);
             }
             LinkMessage::Have { domain, vector } => self.note_have(link, domain, &vector),
             LinkMessage::Batch { domain, entries, end, reset } => {

@@ -463,6 +463,12 @@ pub(crate) fn covers_all(vector: &VersionVector, other: &VersionVector) -> bool 
     other.iter().all(|(origin, seq)| vector.get(origin).is_some_and(|covered| covered >= seq))
 }
 
+/// Returns the part of a vector that another does not cover.
+pub(crate) fn beyond(vector: &VersionVector, other: &VersionVector) -> VersionVector {
+    let is_new = |(origin, seq): &(&Origin, &u64)| other.get(origin).is_none_or(|covered| covered < seq);
+    vector.iter().filter(is_new).map(|(origin, seq)| (*origin, *seq)).collect()
+}
+
 /// Makes a vector cover what another covers too.
 pub(crate) fn join(vector: &mut VersionVector, other: &VersionVector) {
     for (origin, seq) in other {

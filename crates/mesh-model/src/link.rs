@@ -35,7 +35,10 @@ pub struct Heard {
 }
 
 /// The end of a batch: what the receiver has covered once it has taken it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// On its way it has of both vectors only what has changed since the end of the batch before it on the same link,
+/// or since the `DomainOpen` of its sender.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchEnd {
     /// The sender's vector.
     pub vector: VersionVector,

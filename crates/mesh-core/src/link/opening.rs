@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_model::link::{LinkMessage, reject};
+use mesh_model::link::{BatchEnd, LinkMessage, reject};
 use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 
 use super::held::Held;
@@ -59,6 +59,9 @@ impl Node {
             refused: false,
             answers: false,
             held: Held::default(),
+            sent_end: BatchEnd::default(),
+            heard_end: BatchEnd::default(),
+            early: Vec::new(),
             said: Told::default(),
         };
         self.links.insert(link, new);
@@ -308,13 +311,12 @@ impl Node {
         }
         self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
         let awaits_another = self.awaits_another(link);
-        let message = LinkMessage::DomainOpen {
-            domain: self.settings.domain,
-            vector: self.replica.vector().clone(),
-            floor: self.replica.floor().clone(),
-            hash: self.replica.hash(),
-            awaits_another,
-        };
+        let (vector, floor) = (self.replica.vector().clone(), self.replica.floor().clone());
+        if let Some(known) = self.links.get_mut(&link) {
+            known.sent_end = BatchEnd { vector: vector.clone(), floor: floor.clone(), answer: false };
+        }
+        let (domain, hash) = (self.settings.domain, self.replica.hash());
+        let message = LinkMessage::DomainOpen { domain, vector, floor, hash, awaits_another };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         // So that its distance is known when its applications are shown.
         self.ping(link);

@@ -11,7 +11,7 @@ use crate::content::{Step, Write};
 use crate::key::{self, ContextKey, Subject};
 use crate::node::Node;
 use crate::registry::RemoteNode;
-use crate::replica::{Changes, covers, covers_all, join};
+use crate::replica::{Changes, beyond, covers, covers_all, join};
 use crate::{Notice, Output};
 
 /// Bytes of batches that may be on their way over one link before more are made.
@@ -24,6 +24,8 @@ const BATCH_PART_BYTES: usize = if cfg!(test) { 512 } else { 64 << 10 };
 const APART: usize = 2;
 /// How many digests it may take until a word has gone round.
 pub(super) const DIGESTS_HEARD: u64 = 4;
+/// Messages of the lane of batches that may come before the message which they go on from.
+const EARLY_MAX: usize = 8_192;
 /// Reasons that are kept until what they are about is withdrawn.
 const WHYS_MAX: usize = 1_024;
 
@@ -58,6 +60,7 @@ impl Node {
         link: LinkId,
         domain: DomainId,
         vector: VersionVector,
+        floor: VersionVector,
         hash: u64,
         awaits_another: bool,
     ) {
@@ -70,16 +73,36 @@ impl Node {
             via.awaits = Some(written);
             return self.show_relayed();
         }
+        go_on(&mut known.heard_end, &BatchEnd { vector: vector.clone(), floor, answer: false });
         known.vector = Some(vector.clone());
         known.cursor = 0;
         known.dirty = true;
+        let (peer, early) = (known.peer, std::mem::take(&mut known.early));
         self.compare(link, &vector, hash);
-        if awaits_another {
-            return self.keep_first(link);
+        match awaits_another {
+            true => self.keep_first(link),
+            // Even when there is nothing to say, an empty batch says so: only then are the applications
+            // of this node shown over there.
+            false => self.send_batch(link, true),
         }
-        // Even when there is nothing to say, an empty batch says so: only then are the applications
-        // of this node shown over there.
-        self.send_batch(link, true);
+        for message in early {
+            self.message(link, Lane::Replication, peer, message);
+        }
+    }
+
+    /// Keeps what goes on from a `DomainOpen` that it has overtaken.
+    pub(super) fn keep_early(&mut self, link: LinkId, message: LinkMessage) {
+        let max = self.settings.limits.batch_bytes_max;
+        let Some(known) = self.links.get_mut(&link) else { return };
+        known.early.push(message);
+        let entries = known.early.iter().map(|message| match message {
+            LinkMessage::Batch { entries, .. } => bytes_of(entries),
+            _ => 0,
+        });
+        if entries.sum::<usize>() > max || known.early.len() > EARLY_MAX {
+            let why = "more batches came before `DOMAIN_OPEN` than the limit batch_bytes_max allows";
+            self.close_link(link, reject::PROTOCOL, why);
+        }
     }
 
     /// Equal vectors mean equal replicas. If not, something is wrong with this program: it is counted,
@@ -147,7 +170,11 @@ impl Node {
         join(covered, &vector);
         known.restraint.sent(&vector);
         let answer = std::mem::take(&mut known.answers);
-        let end = BatchEnd { vector, floor: self.replica.floor().clone(), answer };
+        let said = std::mem::replace(
+            &mut known.sent_end,
+            BatchEnd { vector, floor: self.replica.floor().clone(), answer },
+        );
+        let end = since(&said, &known.sent_end);
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
         let mut bytes = 0;
         for entry in entries {
@@ -191,8 +218,7 @@ impl Node {
         if domain != self.settings.domain {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
-        known.stage_bytes +=
-            entries.iter().map(|e| e.key.len() + e.value.as_ref().map_or(0, Bytes::len) + 64).sum::<usize>();
+        known.stage_bytes += bytes_of(&entries);
         known.stage_reset |= reset;
         if known.stage_bytes > max {
             return self.close_link(
@@ -203,6 +229,9 @@ impl Node {
         }
         known.stage.extend(entries);
         let Some(end) = end else { return };
+        // Whatever becomes of the batch, the next one goes on from what this one says.
+        go_on(&mut known.heard_end, &end);
+        let end = known.heard_end.clone();
         self.whole_batch(link, &end);
         self.batch_came(link, &end.vector);
     }
@@ -461,4 +490,22 @@ impl Node {
             self.write(step);
         }
     }
+}
+
+/// Returns about how many bytes entries take.
+fn bytes_of(entries: &[WireEntry]) -> usize {
+    entries.iter().map(|entry| entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len) + 64).sum()
+}
+
+/// Returns what the end of a batch says to one who knows that of the batch before.
+fn since(earlier: &BatchEnd, end: &BatchEnd) -> BatchEnd {
+    let vector = beyond(&end.vector, &earlier.vector);
+    BatchEnd { vector, floor: beyond(&end.floor, &earlier.floor), answer: end.answer }
+}
+
+/// Makes the end of a batch that of the next, which says what has changed.
+fn go_on(end: &mut BatchEnd, news: &BatchEnd) {
+    join(&mut end.vector, &news.vector);
+    join(&mut end.floor, &news.floor);
+    end.answer = news.answer;
 }

@@ -18,7 +18,7 @@ use mesh_model::{DomainId, Lane, LinkId, Origin, Tick, VersionVector};
 use super::{Link, State};
 use crate::Output;
 use crate::node::Node;
-use crate::replica::{covers_all, join};
+use crate::replica::{beyond, covers_all, join};
 
 /// How long a first batch is kept for a node that awaits another.
 const FIRST_MS: u64 = 1_000;
@@ -134,8 +134,7 @@ impl Node {
         let Some(known) = self.links.get_mut(&link) else { return };
         known.restraint.say_at = None;
         let said = std::mem::replace(&mut known.restraint.said, self.replica.vector().clone());
-        let mut vector = self.replica.vector().clone();
-        vector.retain(|origin, seq| said.get(origin).is_none_or(|said| *said < *seq));
+        let vector = beyond(self.replica.vector(), &said);
         // In the lane of `DomainOpen`, which must not come after it.
         let message = LinkMessage::Have { domain: self.settings.domain, vector };
         self.emit(Output::Link { link, lane: Lane::Control, message });

@@ -487,7 +487,7 @@ fn a_chain_that_is_cut_and_joined_again_becomes_equal() {
             left: Left { cuts: 2, opens: 1, ..Left::default() },
             ..Plan::default()
         },
-        10_000,
+        8_000,
     );
 }
 

@@ -3,6 +3,7 @@
 use mesh_model::{Lifetime, LinkMessage};
 
 use super::mesh::Mesh;
+use crate::link::Link;
 
 /// Nodes that tell each other their neighbours, and have no links yet.
 fn mesh(count: usize) -> Mesh {
@@ -106,4 +107,56 @@ fn another_brings_it_if_that_one_takes_long() {
     assert!(entries(&mesh, 1, 2) > 0);
     mesh.release();
     mesh.assert_equal();
+}
+
+#[test]
+fn a_batch_says_only_what_has_changed_of_its_senders_vector() {
+    let mut mesh = Mesh::new(4);
+    let app = mesh.app(0, "joe").0;
+    mesh.create(app, "c", "{}", Lifetime::Retained);
+    mesh.wait_ms(5_000);
+    assert!(mesh.nodes[0].replica.vector().len() >= 4);
+    mesh.hold = Some(|message| matches!(message, LinkMessage::Batch { .. }));
+    let context = mesh.context(0, "c").unwrap();
+    mesh.update(app, &context, r#"{"added":{"n":1}}"#);
+    let news: Vec<usize> = mesh
+        .held()
+        .filter_map(|message| match message {
+            LinkMessage::Batch { end: Some(end), .. } => Some(end.vector.len() + end.floor.len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(news, [1; 3]);
+    mesh.release();
+    mesh.wait_ms(5_000);
+    mesh.assert_equal();
+}
+
+#[test]
+fn a_batch_that_overtakes_what_it_goes_on_from_waits_for_it() {
+    let mut mesh = Mesh::unlinked(2);
+    let app = mesh.app(0, "joe").0;
+    mesh.create(app, "c", r#"{"n":1}"#, Lifetime::Retained);
+    mesh.hold = Some(|message| matches!(message, LinkMessage::DomainOpen { .. }));
+    mesh.link(0, 1);
+    mesh.release_to(0);
+    assert!(mesh.nodes[1].links.values().all(Link::has_early));
+    assert_eq!(mesh.value(1, "c"), None);
+    mesh.release();
+    assert_eq!(mesh.value(1, "c").as_deref(), Some(r#"{"n":1}"#));
+    assert!(!mesh.nodes[1].links.values().any(Link::has_early));
+    mesh.assert_equal();
+}
+
+#[test]
+fn batch_bytes_max_bounds_what_comes_before_the_domain_is_opened() {
+    let mut mesh = Mesh::unlinked(2);
+    let app = mesh.app(0, "joe").0;
+    let value = format!(r#"{{"n":"{}"}}"#, "x".repeat(5_000));
+    mesh.create(app, "c", &value, Lifetime::Retained);
+    mesh.nodes[1].settings.limits.batch_bytes_max = 4_000;
+    mesh.hold = Some(|message| matches!(message, LinkMessage::DomainOpen { .. }));
+    mesh.link(0, 1);
+    mesh.release_to(0);
+    assert!(mesh.nodes[1].links.is_empty());
 }
