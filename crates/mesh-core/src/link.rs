@@ -155,7 +155,7 @@ impl Node {
             if !covered || !shown || known.held.blocks(lane) {
                 known.held.push(lane, message, self.now.tick);
                 if known.held.len() > self.settings.limits.held_messages_max {
-                    self.release_held(link, true);
+                    self.release_held(link, Some(Tick(u64::MAX)));
                 }
                 return;
             }
@@ -288,14 +288,13 @@ impl Node {
         }
     }
 
-    /// Lets go on what need not wait any more, or all.
-    fn release_held(&mut self, link: LinkId, force: bool) {
+    /// Lets go on what need not wait any more, and what waits since then or for longer.
+    fn release_held(&mut self, link: LinkId, late: Option<Tick>) {
         while let Some(known) = self.links.get_mut(&link) {
             let peer = known.peer;
             let covered = self.replica.vector().get(&known.origin()).copied().unwrap_or(0);
             let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
-            let Some((lane, message)) = known.held.pop(|held| force || shown && covered >= held.after())
-            else {
+            let Some((lane, message)) = known.held.pop(late, |held| shown && covered >= held.after()) else {
                 return;
             };
             self.traffic(link, lane, peer, message);
@@ -307,6 +306,7 @@ impl Node {
     fn held_until(&self, link: LinkId) -> Option<Tick> {
         let link = self.links.get(&link).filter(|link| link.state == State::Up && !link.held.is_empty())?;
         let shown = self.nodes.get(&link.peer).is_some_and(|node| node.shown);
-        shown.then(|| link.held.since.plus_millis(self.settings.timing.hold_ms))
+        let oldest = link.held.oldest().filter(|_| shown)?;
+        Some(oldest.plus_millis(self.settings.timing.hold_ms))
     }
 }

@@ -84,7 +84,7 @@ impl Node {
         }
         // From here on it has heartbeats.
         self.ping(relayed);
-        self.release_held(relayed, false);
+        self.release_held(relayed, None);
         true
     }
 

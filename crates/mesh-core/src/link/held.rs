@@ -10,13 +10,16 @@ use mesh_model::{Lane, SESSION_LANES, Tick};
 
 const LANES: usize = SESSION_LANES as usize;
 
+/// A message, and since when it waits.
+type Waiting = (Tick, LinkMessage);
+
 /// What waits on one link.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
-    lanes: [VecDeque<LinkMessage>; LANES],
+    lanes: [VecDeque<Waiting>; LANES],
     /// Those that came by themselves, and are in order with nothing.
-    alone: Vec<LinkMessage>,
-    /// Since when the oldest waits, or since when there is reason to wait on.
+    alone: Vec<Waiting>,
+    /// When there last was reason to wait on: what came before counts as having come then.
     pub(super) since: Tick,
 }
 
@@ -36,29 +39,41 @@ impl Held {
     }
 
     pub(super) fn push(&mut self, lane: Lane, message: LinkMessage, now: Tick) {
-        if self.is_empty() {
-            self.since = now;
-        }
         match number(lane).and_then(|number| self.lanes.get_mut(number)) {
-            Some(waiting) => waiting.push_back(message),
-            None => self.alone.push(message),
+            Some(waiting) => waiting.push_back((now, message)),
+            None => self.alone.push((now, message)),
         }
     }
 
-    /// Takes a message that need not wait any more, with its lane.
-    pub(super) fn pop(&mut self, may_go: impl Fn(&LinkMessage) -> bool) -> Option<(Lane, LinkMessage)> {
+    /// Returns since when the message waits that has waited for longest.
+    pub(super) fn oldest(&self) -> Option<Tick> {
+        let first = self.lanes.iter().filter_map(VecDeque::front).chain(&self.alone);
+        first.map(|(came, _)| (*came).max(self.since)).min()
+    }
+
+    /// Takes a message that need not wait any more, with its lane: one that may go, or that waits since then or
+    /// for longer.
+    pub(super) fn pop(
+        &mut self,
+        late: Option<Tick>,
+        may_go: impl Fn(&LinkMessage) -> bool,
+    ) -> Option<(Lane, LinkMessage)> {
+        let since = self.since;
+        let goes = |(came, message): &Waiting| {
+            late.is_some_and(|late| (*came).max(since) <= late) || may_go(message)
+        };
         for (number, waiting) in (0..SESSION_LANES).zip(&mut self.lanes) {
-            if let Some(message) = waiting.pop_front_if(|message| may_go(message)) {
+            if let Some((_, message)) = waiting.pop_front_if(|waiting| goes(waiting)) {
                 return Some((Lane::Session(number), message));
             }
         }
-        let at = self.alone.iter().position(may_go)?;
-        Some((Lane::Bulk, self.alone.remove(at)))
+        let at = self.alone.iter().position(goes)?;
+        Some((Lane::Bulk, self.alone.remove(at).1))
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(&LinkMessage) -> bool) {
-        self.lanes.iter_mut().for_each(|waiting| waiting.retain(&keep));
-        self.alone.retain(keep);
+        self.lanes.iter_mut().for_each(|waiting| waiting.retain(|(_, message)| keep(message)));
+        self.alone.retain(|(_, message)| keep(message));
     }
 }
 
@@ -88,13 +103,13 @@ mod tests {
         ] {
             held.push(lane, LinkMessage::Cancel { id: CallId(id) }, Tick(id));
         }
-        assert_eq!((held.len(), held.since), (5, Tick(1)));
+        assert_eq!((held.len(), held.oldest()), (5, Some(Tick(1))));
         let blocked =
             [Lane::Session(0), Lane::Session(1), Lane::Session(3), Lane::Bulk].map(|lane| held.blocks(lane));
         assert_eq!(blocked, [false, true, true, false]);
         let mut taken = |ready: &[u64]| {
             let ready = |message: &LinkMessage| matches!(message, LinkMessage::Cancel { id } if ready.contains(&id.0));
-            match held.pop(ready) {
+            match held.pop(None, ready) {
                 Some((lane, LinkMessage::Cancel { id })) => Some((lane, id.0)),
                 _ => None,
             }
@@ -106,5 +121,22 @@ mod tests {
         assert_eq!(taken(&[1, 2]), Some((Lane::Session(1), 2)));
         held.retain(|_| false);
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn each_waits_for_as_long_whatever_else_waits() {
+        let mut held = Held::default();
+        for id in 1..=4 {
+            held.push(Lane::Session(0), LinkMessage::Cancel { id: CallId(id) }, Tick(id * 10));
+        }
+        assert!(held.pop(Some(Tick(9)), |_| false).is_none());
+        assert!(held.pop(Some(Tick(10)), |_| false).is_some());
+        assert!(held.pop(Some(Tick(10)), |_| false).is_none());
+        assert_eq!(held.oldest(), Some(Tick(20)));
+        // There is reason to wait on.
+        held.since = Tick(30);
+        assert!(held.oldest() == Some(Tick(30)) && held.pop(Some(Tick(29)), |_| false).is_none());
+        let all = std::iter::from_fn(|| held.pop(Some(Tick(30)), |_| false));
+        assert_eq!(all.count(), 2);
     }
 }

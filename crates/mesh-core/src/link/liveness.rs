@@ -82,7 +82,8 @@ impl Node {
                         self.beat(id);
                     }
                     if self.held_until(id).is_some_and(|until| now >= until) {
-                        self.release_held(id, true);
+                        let late = Tick(now.0.saturating_sub(timing.hold_ms * 1000));
+                        self.release_held(id, Some(late));
                     }
                 }
             }

@@ -330,7 +330,7 @@ impl Node {
         if let Some(known) = self.links.get_mut(&link) {
             known.held.since = self.now.tick;
         }
-        self.release_held(link, false);
+        self.release_held(link, None);
     }
 
     fn reject_link(&mut self, link: LinkId, code: u16, text: &str) {

@@ -292,7 +292,7 @@ impl Node {
         let waiting: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| !link.held.is_empty()).map(|(id, _)| *id).collect();
         for link in waiting {
-            self.release_held(link, false);
+            self.release_held(link, None);
         }
     }
 
