@@ -101,7 +101,7 @@ impl Default for Timing {
             call_grace_ms: 1_900,
             ended_call_ms: 30_000,
             gone_ms: 30_000,
-            hold_ms: 250,
+            hold_ms: 500,
             open_ms: 5_000,
             relay_ms: 1_000,
             digest_ms: 30_000,

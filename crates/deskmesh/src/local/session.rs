@@ -24,8 +24,6 @@ use crate::authenticator::{Authenticator, BASIC, Question, Verdict};
 use crate::outbox::{Item, Outbox, Taken};
 use crate::tokens::Purpose;
 
-/// How long a change by somebody else waits for its client to have read the acknowledgement of its own.
-const SETTLE_MAX: Duration = Duration::from_millis(100);
 /// Frames handed to the socket before it is flushed.
 const FRAMES_PER_FLUSH: usize = 256;
 /// Challenges that a client may be sent before it is logged in.
@@ -378,7 +376,7 @@ impl Session {
             Some(number) => self.wire.ask(number).await?,
             None => self.wire.flush().await?,
         }
-        self.held = Some(Held { items, ping, until: Instant::now() + SETTLE_MAX });
+        self.held = Some(Held { items, ping, until: Instant::now() + self.settling.patience() });
         Ok(())
     }
 }

@@ -7,9 +7,15 @@
 //! where no change of the same thing follows an acknowledgement that close.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mesh_model::{Event, SessionId, Text};
 
+/// How long the answer of a client is waited for that has not answered a ping yet, and may never do so.
+const UNTRIED: Duration = Duration::from_millis(100);
+/// How long that of one which has: it answers when it reads on, and while it does not, nothing is read later for
+/// being held.
+const TRIED: Duration = Duration::from_secs(5);
 /// Acknowledgements of different things that nothing tells are read.
 const UNREAD_MAX: usize = 1_024;
 
@@ -30,6 +36,8 @@ pub(super) struct Settling {
     next: u64,
     /// It has not answered the last ping in time.
     deaf: bool,
+    /// It has answered a ping before.
+    answers: bool,
 }
 
 impl Settling {
@@ -76,8 +84,14 @@ impl Settling {
     /// Takes it that the client has answered a ping.
     pub(super) fn answered(&mut self, number: u64) {
         self.deaf = false;
+        self.answers = true;
         // What no ping was sent behind is not read by any answer.
         self.unread.retain(|_, ping| *ping > number || *ping >= self.next);
+    }
+
+    /// Returns how long an answer is to be waited for.
+    pub(super) const fn patience(&self) -> Duration {
+        if self.answers { TRIED } else { UNTRIED }
     }
 
     /// Takes it that no answer will come in time. Until one does, nothing waits for this client any more.
@@ -120,6 +134,17 @@ mod tests {
             |subscription| Event::BusEvent { subscription, publisher: Json::null(), data: Json::null() };
         settling.written(ONE, &subscribed);
         assert_eq!([7, 8].map(|number| settling.awaits(ONE, &published(number))), [Some(0), None]);
+    }
+
+    #[test]
+    fn who_has_answered_once_is_waited_for() {
+        let mut settling = Settling::default();
+        assert_eq!(settling.patience(), UNTRIED);
+        settling.give_up();
+        assert_eq!(settling.patience(), UNTRIED);
+        settling.answered(0);
+        settling.give_up();
+        assert_eq!(settling.patience(), TRIED, "it does answer");
     }
 
     #[test]

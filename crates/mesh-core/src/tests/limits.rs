@@ -43,7 +43,7 @@ fn held_messages_max_lets_all_through_that_wait_for_a_write() {
     // It waits again for what comes now, but not for ever.
     mesh.call(caller, &instance, "1");
     assert_eq!(runs(&mut mesh), 0);
-    mesh.wait_ms(300);
+    mesh.wait_ms(600);
     assert_eq!(runs(&mut mesh), 1);
 }
 
