@@ -87,6 +87,18 @@ impl Attempt {
         }
     }
 
+    /// Has a node dialled at once that is elsewhere, or somewhere else too: a dial that is under way knows nothing
+    /// of that.
+    fn note_addresses(&mut self, known: &[Text]) {
+        if self.addresses == known {
+            return;
+        }
+        if let Some(dial) = self.dial.take() {
+            dial.abort();
+        }
+        self.due = None;
+    }
+
     /// Ends a dial that is under way: the node has been reached otherwise, and what comes of a second handshake
     /// would only be closed again.
     fn give_up_dial(&mut self) {
@@ -150,6 +162,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, seeds: Vec<String>, data_dir: Pat
         for (target, attempt) in &mut attempts {
             if let Target::Node(node) = target {
                 let known = all_addresses(&gateway, *node);
+                attempt.note_addresses(&known);
                 // By way of a third it is there too, and a direct way may come back.
                 attempt.count(passed, gateway.look(|core| core.reaches(*node)), known);
             }
@@ -423,6 +436,20 @@ mod tests {
         attempt.due = None;
         attempt.give_up_dial();
         assert_eq!(attempt.due, None, "there was none to end");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_said_to_be_elsewhere_is_dialled_there_at_once() {
+        let mut dials: JoinSet<()> = JoinSet::new();
+        let dial = Some(dials.spawn(std::future::pending()));
+        let (here, both) = (vec![Text::from("10.0.0.5:8386")], ["10.0.0.5:8386", "10.0.0.6:8386"]);
+        let due = Some(Instant::now() + PAUSE_LONGEST);
+        let mut attempt = Attempt { dial, due, addresses: here.clone(), ..Attempt::default() };
+        attempt.note_addresses(&here);
+        assert!(attempt.dial.is_some() && attempt.due == due, "nothing is new");
+        attempt.note_addresses(&both.map(Text::from));
+        assert!(attempt.dial.is_none() && attempt.due.is_none());
+        assert!(dials.join_next().await.unwrap().is_err_and(|error| error.is_cancelled()));
     }
 
     #[test]
