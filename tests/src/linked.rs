@@ -59,7 +59,7 @@ impl Linked {
     /// If they do not.
     pub fn joined(&self) {
         for (node, _) in &self.nodes {
-            let sees_all = || peers_up(node) == self.nodes.len() - 1;
+            let sees_all = || node.peers_up() == self.nodes.len() - 1;
             assert!(until(PATIENCE, sees_all), "the nodes do not see each other");
         }
     }
@@ -123,10 +123,4 @@ fn index(name: &str) -> Option<usize> {
         [letter @ b'a'..=b'z'] => Some(usize::from(letter - b'a')),
         _ => None,
     }
-}
-
-/// Returns how many other nodes this one is linked to.
-pub(crate) fn peers_up(node: &Node) -> usize {
-    let peers = node.ask_json("peers");
-    peers.as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == "up").count())
 }

@@ -1,6 +1,5 @@
 //! Two nodes of one owner.
 
-use crate::linked::peers_up;
 use crate::node::{Node, NodeOptions, PATIENCE};
 use crate::wait::until;
 
@@ -43,7 +42,7 @@ impl Mesh {
     /// If they do not.
     pub fn joined(&self) {
         for node in [&self.a, &self.b] {
-            assert!(until(PATIENCE, || peers_up(node) > 0), "the nodes do not see each other");
+            assert!(until(PATIENCE, || node.peers_up() > 0), "the nodes do not see each other");
         }
     }
 }

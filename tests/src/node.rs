@@ -184,6 +184,14 @@ impl Node {
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{question}: {error}: {stdout}"))
     }
 
+    /// Returns how many other nodes it is linked to; none if it does not answer, as one that starts again.
+    #[must_use]
+    pub fn peers_up(&self) -> usize {
+        let answer = self.ask(&["peers", "--json"]);
+        let peers: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap_or_default();
+        peers.as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == "up").count())
+    }
+
     /// Has the node make a token for another to join with.
     ///
     /// # Panics

@@ -8,11 +8,6 @@ use std::time::Duration;
 use mesh_tests::{Linked, Node, NodeOptions, PATIENCE, RawPeer, until};
 use serde_json::json;
 
-fn peers_up(node: &Node) -> usize {
-    let peers = node.ask_json("peers");
-    peers.as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == "up").count())
-}
-
 fn named(name: &str, join: Option<String>) -> NodeOptions {
     NodeOptions { name: name.to_owned(), join, ..NodeOptions::default() }
 }
@@ -20,7 +15,7 @@ fn named(name: &str, join: Option<String>) -> NodeOptions {
 #[track_caller]
 fn assert_each_sees(nodes: &[Node], count: usize) {
     for node in nodes {
-        assert!(until(PATIENCE, || peers_up(node) == count), "a node sees {} of {count}", peers_up(node));
+        assert!(until(PATIENCE, || node.peers_up() == count), "a node sees {} of {count}", node.peers_up());
     }
 }
 
@@ -31,7 +26,7 @@ fn one_seed_leads_to_all_and_is_not_needed_again() {
     let mut others: Vec<Node> =
         (1..5).map(|number| Node::start(named(&format!("desk-{number}"), Some(seed.token())))).collect();
     assert_each_sees(&others, 4);
-    assert_eq!(peers_up(&seed), 4);
+    assert_eq!(seed.peers_up(), 4);
     seed.kill();
     assert_each_sees(&others, 3);
     others[3].kill();
@@ -155,11 +150,11 @@ fn a_node_that_slept_is_linked_again() {
     let b = Node::start(named("desk-b", Some(a.token())));
     assert_each_sees(std::slice::from_ref(&b), 1);
     b.signal("-STOP");
-    assert!(until(PATIENCE, || peers_up(&a) == 0));
+    assert!(until(PATIENCE, || a.peers_up() == 0));
     // Long enough for the sleeper to notice, too.
     std::thread::sleep(Duration::from_secs(3));
     b.signal("-CONT");
-    assert!(until(PATIENCE, || peers_up(&a) == 1 && peers_up(&b) == 1));
+    assert!(until(PATIENCE, || a.peers_up() == 1 && b.peers_up() == 1));
     assert!(until(PATIENCE, || b.log().contains("was asleep")), "{}", b.log());
     assert!(!b.log().contains("reason=nothing heard"), "{}", b.log());
 }
@@ -177,7 +172,7 @@ fn a_restart_is_noticed_by_the_next_packet() {
         b.kill();
         fs::remove_file(b.data_dir().join("peers.json")).expect("it knew the other");
         b.up();
-        assert!(until(PATIENCE, || peers_up(&a) == 1 && peers_up(&b) == 1));
+        assert!(until(PATIENCE, || a.peers_up() == 1 && b.peers_up() == 1));
         if noticed() {
             break;
         }
@@ -216,7 +211,7 @@ fn nodes_of_one_mesh_find_each_other_by_mdns() {
         node.up();
     }
     for node in [&a, &b] {
-        assert!(until(PATIENCE, || peers_up(node) == 1));
+        assert!(until(PATIENCE, || node.peers_up() == 1));
     }
     assert!(a.log().contains("found by mDNS") || b.log().contains("found by mDNS"), "{}", a.log());
     assert!(!stranger.log().contains("found by mDNS"), "{}", stranger.log());

@@ -198,17 +198,10 @@ impl Node {
                 self.batch_part(link, domain, entries, end, reset)
             }
             LinkMessage::Why { key, cause } => self.note_why(peer, key, cause),
-            LinkMessage::Digest { domain, vector, hash, heard } => {
-                if domain == self.settings.domain {
-                    // A node that has nothing to send says only here what it has covered since.
-                    let origin = Origin { node: peer, incarnation: known.incarnation };
-                    self.node_said(origin, 0, &vector);
-                    for other in &heard {
-                        self.node_said(other.origin, other.age_ms, &other.vector);
-                    }
-                    self.compare(link, &vector, hash);
-                }
+            LinkMessage::Digest { domain, vector, hash, heard } if domain == self.settings.domain => {
+                self.digest(link, &vector, hash, &heard);
             }
+            LinkMessage::Digest { .. } => {}
             LinkMessage::Neighbours { nodes } => self.note_neighbours(link, nodes),
             LinkMessage::Relay { node, channel, lane, carried } => {
                 self.relay(link, node, channel, lane, carried);

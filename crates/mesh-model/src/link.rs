@@ -30,7 +30,8 @@ pub struct Heard {
     pub origin: Origin,
     /// How long ago it said so, in milliseconds.
     pub age_ms: u64,
-    /// What it said that it has covered.
+    /// Where what it said that it has covered is less than what the sender of the digest has covered; 0 where it is
+    /// nothing.
     pub vector: VersionVector,
 }
 

@@ -55,7 +55,8 @@ pub const NEIGHBOURS: u64 = 0x23;
 pub const WHY: u64 = 0x2b;
 /// `d` domain, \[`v` vector\].
 pub const HAVE: u64 = 0x2d;
-/// `d` domain, `h` hash, \[`v` vector, `o` what others have covered: `[node, incarnation, age ms, vector]`\].
+/// `d` domain, `h` hash, \[`v` vector: what has changed of it, `o` what others have covered: `[node, incarnation,
+/// age ms, vector: where it is lower]`\].
 pub const DIGEST: u64 = 0x2c;
 
 /// `i` call, `f` instance: from, `t` instance: to, `m` json: method, \[`s` subscribe, `p` json: positional,

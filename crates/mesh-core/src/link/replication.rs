@@ -386,22 +386,39 @@ impl Node {
         let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
         let opened: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
         for link in opened {
+            // In the order of the batches: what is compared is what they brought.
+            self.flush_link(link);
             let peer = self.links.get(&link).map(|link| link.peer);
             let heard = self.awaited().filter(|(id, _)| Some(*id) != peer).map(|(id, node)| Heard {
                 origin: Origin { node: id, incarnation: node.said_in },
                 age_ms: self.now.tick.since(node.heard_at) / 1000,
-                vector: node.said.clone(),
+                vector: lowered(self.replica.vector(), &node.said),
             });
-            let message = LinkMessage::Digest {
-                domain: self.settings.domain,
-                vector: self.replica.vector().clone(),
-                hash: self.replica.hash(),
-                heard: heard.collect(),
-            };
-            // In the order of the batches: what is compared is what they brought.
-            self.flush_link(link);
+            let heard = heard.collect();
+            let Some(known) = self.links.get_mut(&link) else { continue };
+            let said = &mut known.sent_end.vector;
+            let vector = beyond(self.replica.vector(), said);
+            join(said, &vector);
+            let (domain, hash) = (self.settings.domain, self.replica.hash());
+            let message = LinkMessage::Digest { domain, vector, hash, heard };
             self.emit(Output::Link { link, lane: Lane::Replication, message });
         }
+    }
+
+    /// Takes a neighbour's word of what it has covered, and others.
+    pub(super) fn digest(&mut self, link: LinkId, news: &VersionVector, hash: u64, heard: &[Heard]) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        join(&mut known.heard_end.vector, news);
+        let (origin, vector) = (known.origin(), known.heard_end.vector.clone());
+        // A node that has nothing to send says only here what it has covered since.
+        self.node_said(origin, 0, &vector);
+        // Nobody has more to tell than of each node once.
+        for other in heard.iter().take(self.nodes.len() + 1) {
+            if self.nodes.contains_key(&other.origin.node) {
+                self.node_said(other.origin, other.age_ms, &lower(vector.clone(), &other.vector));
+            }
+        }
+        self.compare(link, &vector, hash);
     }
 
     /// Takes a whole batch: entries, then the vector that covers them, then what follows from it.
@@ -501,6 +518,26 @@ fn bytes_of(entries: &[WireEntry]) -> usize {
 fn since(earlier: &BatchEnd, end: &BatchEnd) -> BatchEnd {
     let vector = beyond(&end.vector, &earlier.vector);
     BatchEnd { vector, floor: beyond(&end.floor, &earlier.floor), answer: end.answer }
+}
+
+/// Returns where a vector is lower than one that covers it, with 0 where it has nothing.
+fn lowered(of: &VersionVector, vector: &VersionVector) -> VersionVector {
+    let here = |(origin, seq): (&Origin, &u64)| {
+        let said = vector.get(origin).copied().unwrap_or(0);
+        (said < *seq).then_some((*origin, said))
+    };
+    of.iter().filter_map(here).collect()
+}
+
+/// Makes a vector what it is where it is lower.
+fn lower(mut vector: VersionVector, lowered: &VersionVector) -> VersionVector {
+    for (origin, seq) in lowered {
+        match seq {
+            0 => drop(vector.remove(origin)),
+            _ => drop(vector.insert(*origin, *seq)),
+        }
+    }
+    vector
 }
 
 /// Makes the end of a batch that of the next, which says what has changed.

@@ -160,3 +160,29 @@ fn batch_bytes_max_bounds_what_comes_before_the_domain_is_opened() {
     mesh.release_to(0);
     assert!(mesh.nodes[1].links.is_empty());
 }
+
+#[test]
+fn the_digests_of_an_idle_domain_have_no_vectors() {
+    let mut mesh = mesh(4);
+    for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+        mesh.link(a, b);
+    }
+    let app = mesh.app(0, "joe").0;
+    mesh.create(app, "c", "{}", Lifetime::Retained);
+    // Each has heard from each what it has covered.
+    mesh.wait_ms(100_000);
+    mesh.hold = Some(|message| matches!(message, LinkMessage::Digest { .. }));
+    mesh.wait_ms(31_000);
+    let said: Vec<_> = mesh
+        .held()
+        .filter_map(|message| match message {
+            LinkMessage::Digest { vector, heard, .. } => {
+                Some((vector.len(), heard.len(), heard.iter().map(|heard| heard.vector.len()).sum::<usize>()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [(0, 2, 0); 12]);
+    mesh.release();
+    mesh.assert_equal();
+}
