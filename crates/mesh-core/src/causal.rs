@@ -107,7 +107,7 @@ impl Node {
     pub(crate) fn tell_covered(&mut self, link: LinkId, lane: Lane) -> Option<LinkMessage> {
         let Lane::Session(number) = lane else { return None };
         let known = self.links.get_mut(&link)?;
-        let seq = self.replica.vector().get(&known.origin()).copied()?;
+        let seq = self.replica.vector().get(&known.origin())?;
         let said = known.said.said.get_mut(usize::from(number)).filter(|said| **said < seq)?;
         *said = seq;
         Some(LinkMessage::Covered { seq })

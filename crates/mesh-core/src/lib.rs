@@ -32,6 +32,7 @@ mod sight;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod vector;
 mod view;
 pub mod visibility;
 

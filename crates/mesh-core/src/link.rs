@@ -18,8 +18,8 @@ mod retirement;
 
 use std::collections::BTreeSet;
 
-use mesh_model::link::{BatchEnd, LinkMessage, WireEntry};
-use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick, VersionVector};
+use mesh_model::link::{LinkMessage, WireEntry};
+use mesh_model::{Incarnation, Lane, LinkId, NodeId, Origin, Text, Tick};
 
 use self::drain::Drain;
 use self::held::Held;
@@ -32,6 +32,7 @@ use crate::key::UserKey;
 use crate::node::Node;
 use crate::party::Party;
 use crate::session::parse_restriction;
+use crate::vector::{End, Vector};
 
 /// A link to another node.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ pub(crate) struct Link {
     pub(crate) distance: Distance,
     /// What the other side has covered once it has taken all that was sent; `None` before it has said
     /// what it has.
-    vector: Option<VersionVector>,
+    vector: Option<Vector>,
     /// All entries that arrived before this have been considered for this link.
     cursor: u64,
     /// What is not sent, since others do.
@@ -79,8 +80,8 @@ pub(crate) struct Link {
     /// The ends of the last batch that was sent and of the last that came, both whole, and at first what this
     /// and the other end opened with: what follows says only what has changed. Vectors only grow, and the lane
     /// keeps its order.
-    sent_end: BatchEnd,
-    heard_end: BatchEnd,
+    sent_end: End,
+    heard_end: End,
     /// What has come in the lane of batches before the other end's `DomainOpen`, which it goes on from.
     early: Vec<LinkMessage>,
     /// What each end has covered of the other's writes, as said before sessions' traffic.
@@ -110,6 +111,13 @@ impl Link {
         format!("{:?}", self.early).hash(into);
         self.restraint.mixed().hash(into);
         replica.arrived_since(self.cursor).for_each(|key| key.hash(into));
+    }
+
+    /// Returns how many components the vectors of this link keep for themselves at most.
+    pub(crate) fn unshared_max(&mut self) -> usize {
+        let ends = [&mut self.sent_end.vector, &mut self.heard_end.vector].into_iter();
+        let all = ends.chain(&mut self.vector).chain(self.restraint.vectors());
+        all.map(|vector| vector.unshared().len()).max().unwrap_or(0)
     }
 
     /// Returns whether something waits for the other side's `DomainOpen`.
@@ -150,7 +158,7 @@ impl Node {
         // first batch its senders are not shown here, and nothing of theirs may come before they are.
         if message.is_session_traffic() {
             let origin = Origin { node: peer, incarnation: known.incarnation };
-            let covered = self.replica.vector().get(&origin).copied().unwrap_or(0) >= message.after();
+            let covered = self.replica.vector().upto(&origin) >= message.after();
             let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
             if !covered || !shown || known.held.blocks(lane) {
                 known.held.push(lane, message, self.now.tick);
@@ -285,7 +293,7 @@ impl Node {
     fn release_held(&mut self, link: LinkId, late: Option<Tick>) {
         while let Some(known) = self.links.get_mut(&link) {
             let peer = known.peer;
-            let covered = self.replica.vector().get(&known.origin()).copied().unwrap_or(0);
+            let covered = self.replica.vector().upto(&known.origin());
             let shown = self.nodes.get(&peer).is_some_and(|node| node.shown);
             let Some((lane, message)) = known.held.pop(late, |held| shown && covered >= held.after()) else {
                 return;

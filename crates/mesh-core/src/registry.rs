@@ -7,9 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_model::{
-    Cause, Event, Incarnation, Json, LinkId, NodeId, Reason, Request, SessionId, Text, Tick, VersionVector,
-};
+use mesh_model::{Cause, Event, Incarnation, Json, LinkId, NodeId, Reason, Request, SessionId, Text, Tick};
 
 use crate::Output;
 use crate::content::Write;
@@ -18,6 +16,7 @@ use crate::node::Node;
 use crate::party::Party;
 use crate::restriction::Restriction;
 use crate::session::{InstanceRecord, parse_restriction};
+use crate::vector::Vector;
 use crate::visibility::Scope;
 
 /// Another node of the domain.
@@ -35,7 +34,7 @@ pub(crate) struct RemoteNode {
     pub(crate) calls_wait_until: Option<Tick>,
     /// What it has covered, as it or another node has said and as far as this node covers it too; and of
     /// which life that was said.
-    pub(crate) said: VersionVector,
+    pub(crate) said: Vector,
     pub(crate) said_in: Incarnation,
     /// When it was last heard, by this node or by another that said so.
     pub(crate) heard_at: Tick,
@@ -356,7 +355,7 @@ impl Node {
                 shown: false,
                 lost_at: None,
                 calls_wait_until: None,
-                said: VersionVector::new(),
+                said: Vector::default(),
                 said_in: Incarnation(0),
                 heard_at: now,
                 relay_at: now.plus_millis(self.settings.timing.relay_ms),

@@ -13,15 +13,16 @@
 //! Invariant: for every write that `vector` covers, the entry, or one that replaced or hides it, is in
 //! `entries`, or its tombstone was dropped and `floor` covers it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use mesh_model::link::{BatchEnd, WireEntry};
+use mesh_model::link::WireEntry;
 use mesh_model::{Dot, Incarnation, NodeId, Origin, Stamp, VersionVector};
 
 use crate::content::Write;
 use crate::key;
+use crate::vector::{End, Vector};
 
 /// A write as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +42,9 @@ pub(crate) struct Replica {
     entries: BTreeMap<Bytes, Entry>,
     /// The keys of `entries` in the order of arrival. One per entry.
     arrivals: BTreeMap<u64, Bytes>,
-    vector: VersionVector,
+    vector: Vector,
     /// Covers every write whose tombstone was dropped.
-    floor: VersionVector,
+    floor: Vector,
     hash: u64,
     bytes: usize,
     next_arrival: u64,
@@ -68,12 +69,18 @@ impl Replica {
             .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    pub(crate) const fn vector(&self) -> &VersionVector {
+    pub(crate) const fn vector(&self) -> &Vector {
         &self.vector
     }
 
-    pub(crate) const fn floor(&self) -> &VersionVector {
+    #[cfg(test)]
+    pub(crate) const fn floor(&self) -> &Vector {
         &self.floor
+    }
+
+    /// Returns what the end of a batch says of this replica.
+    pub(crate) fn end(&self) -> End {
+        End { vector: self.vector.clone(), floor: self.floor.clone(), answer: false }
     }
 
     pub(crate) const fn hash(&self) -> u64 {
@@ -107,9 +114,7 @@ impl Replica {
 
     /// Returns the newest life known of a node.
     pub(crate) fn newest(&self, node: NodeId) -> Option<Incarnation> {
-        let first = Origin { node, incarnation: Incarnation(0) };
-        let last = Origin { node, incarnation: Incarnation(u64::MAX) };
-        self.vector.range(first..=last).next_back().map(|(origin, _)| origin.incarnation)
+        self.vector.newest(node)
     }
 
     /// Takes one write, local or from a batch, if nothing here is newer.
@@ -266,8 +271,7 @@ impl Replica {
     pub(crate) fn cover(&mut self, vector: &VersionVector, changes: &mut Changes) {
         for (origin, seq) in vector {
             let newer_life = self.newest(origin.node).is_none_or(|newest| newest < origin.incarnation);
-            let covered = self.vector.entry(*origin).or_insert(0);
-            *covered = (*covered).max(*seq);
+            self.vector.raise(*origin, *seq);
             if newer_life {
                 self.forget_older_lives(*origin, changes);
             }
@@ -294,16 +298,42 @@ impl Replica {
 
     /// Covers one more write of this node.
     pub(crate) fn cover_own(&mut self, dot: Dot) {
-        self.vector.insert(dot.origin, dot.seq);
+        self.vector.raise(dot.origin, dot.seq);
+    }
+
+    /// Returns whether who covers this has seen all removals that are forgotten here.
+    pub(crate) fn knows_the_forgotten(&self, vector: &Vector) -> bool {
+        match vector.shares_with(&self.vector) {
+            // What of the floor is shared is covered by what of the vector is.
+            true => self.floor.unshared().iter().all(|(origin, seq)| vector.upto(origin) >= *seq),
+            false => vector.covers_all(&self.floor),
+        }
+    }
+
+    /// Puts aside the components of lives that are over, for others to share.
+    pub(crate) fn put_aside(&mut self) {
+        let is_over = |origin: &Origin| {
+            let newer = self.vector.newest(origin.node).is_some_and(|newest| newest > origin.incarnation);
+            // Whatever is shared, nothing else may depend on it; tests share more, to see that.
+            let for_a_test = cfg!(test) && self.vector.upto(origin) % 2 == 1;
+            newer || for_a_test || self.retired(origin.node).is_some_and(|upto| upto.origin == *origin)
+        };
+        let over: BTreeSet<Origin> = self.vector.unshared().keys().copied().filter(is_over).collect();
+        if self.vector.put_aside(|origin| over.contains(origin)) {
+            self.floor = self.floor.whole().into();
+            let covered = |origin: &Origin| self.vector.is_shared(origin, self.floor.upto(origin));
+            let below: BTreeSet<Origin> = self.floor.unshared().keys().copied().filter(covered).collect();
+            self.floor.put_aside(|origin| below.contains(origin));
+        }
     }
 
     /// Returns entries that a vector does not cover, oldest write first.
-    pub(crate) fn news_for(&self, vector: &VersionVector) -> Vec<WireEntry> {
+    pub(crate) fn news_for(&self, vector: &Vector) -> Vec<WireEntry> {
         self.news_among(self.entries.iter(), vector)
     }
 
     /// Returns entries that arrived after `cursor` and that a vector does not cover, oldest write first.
-    pub(crate) fn news_since(&self, cursor: u64, vector: &VersionVector) -> Vec<WireEntry> {
+    pub(crate) fn news_since(&self, cursor: u64, vector: &Vector) -> Vec<WireEntry> {
         let arrived = self.arrivals.range(cursor..).filter_map(|(_, key)| self.entries.get_key_value(key));
         self.news_among(arrived, vector)
     }
@@ -313,15 +343,15 @@ impl Replica {
     fn news_among<'a>(
         &self,
         entries: impl Iterator<Item = (&'a Bytes, &'a Entry)>,
-        vector: &VersionVector,
+        vector: &Vector,
     ) -> Vec<WireEntry> {
         let mut news = Vec::new();
         let mut hiding = BTreeMap::new();
-        for (key, entry) in entries.filter(|(_, entry)| !covers(vector, entry.stamp.dot)) {
+        for (key, entry) in entries.filter(|(_, entry)| !vector.covers(entry.stamp.dot)) {
             news.push(wire(key, entry));
             let whole = entry.value.as_ref().is_some_and(|value| value.first() == Some(&b'{'));
             if whole && key.first() == Some(&b'P') {
-                let below = self.below(key).filter(|(_, e)| e.value.is_none() && covers(vector, e.stamp.dot));
+                let below = self.below(key).filter(|(_, e)| e.value.is_none() && vector.covers(e.stamp.dot));
                 hiding.extend(below);
             }
         }
@@ -336,14 +366,14 @@ impl Replica {
     /// stamps in it, or would write with a stamp that a tombstone elsewhere still hides.
     pub(crate) fn drop_tombstones<'a>(
         &mut self,
-        vectors: impl Iterator<Item = &'a VersionVector> + Clone,
+        vectors: impl Iterator<Item = &'a Vector> + Clone,
         before_wall_ms: u64,
     ) {
         let old: Vec<(Bytes, Stamp)> = self
             .entries
             .iter()
             .filter(|(_, e)| e.value.is_none() && e.at_wall_ms < before_wall_ms)
-            .filter(|(_, e)| vectors.clone().all(|vector| covers(vector, e.stamp.dot)))
+            .filter(|(_, e)| vectors.clone().all(|vector| vector.covers(e.stamp.dot)))
             // One with entries below it stands for an object; one below a whole value hides a part of it.
             .filter(|(key, _)| self.below(key).nth(1).is_none() && !self.hides_a_part(key))
             .map(|(key, e)| (key.clone(), e.stamp))
@@ -355,14 +385,13 @@ impl Replica {
                 continue;
             }
             self.drop_entry(&key);
-            let floor = self.floor.entry(stamp.dot.origin).or_insert(0);
-            *floor = (*floor).max(stamp.dot.seq);
+            self.floor.raise(stamp.dot.origin, stamp.dot.seq);
         }
     }
 
     /// Returns whether a write is covered, but neither here nor replaced by what is here under its key.
     pub(crate) fn has_forgotten(&self, key: &[u8], dot: Dot) -> bool {
-        covers(&self.vector, dot) && self.get(key).is_none_or(|entry| entry.stamp.dot != dot)
+        self.vector.covers(dot) && self.get(key).is_none_or(|entry| entry.stamp.dot != dot)
     }
 
     /// Prepares for a snapshot of a replica whose dropped tombstones this one may have missed: drops
@@ -370,13 +399,7 @@ impl Replica {
     ///
     /// What the sender has not covered stays and will be sent to it. So does what the present life of
     /// this node has registered: nobody knows that better, and nobody's snapshot may bring it back.
-    pub(crate) fn reset_to(
-        &mut self,
-        own: Origin,
-        snapshot: &[WireEntry],
-        end: &BatchEnd,
-        changes: &mut Changes,
-    ) {
+    pub(crate) fn reset_to(&mut self, own: Origin, snapshot: &[WireEntry], end: &End, changes: &mut Changes) {
         let brought: BTreeMap<&Bytes, Dot> = snapshot.iter().map(|entry| (&entry.key, entry.dot)).collect();
         let is_own = |key: &Bytes, e: &Entry| {
             e.stamp.dot.origin == own && key::owner(key).is_some_and(|owner| owner == own.node)
@@ -384,7 +407,7 @@ impl Replica {
         let covered: Vec<Bytes> = self
             .entries
             .iter()
-            .filter(|(key, e)| covers(&end.vector, e.stamp.dot) && !is_own(key, e))
+            .filter(|(key, e)| end.vector.covers(e.stamp.dot) && !is_own(key, e))
             .filter(|(key, e)| brought.get(key) != Some(&e.stamp.dot))
             .map(|(key, _)| key.clone())
             .collect();
@@ -392,7 +415,7 @@ impl Replica {
             self.drop_entry(&key);
             changes.keys.push(key);
         }
-        join(&mut self.floor, &end.floor);
+        self.floor.join(&end.floor);
     }
 
     /// Checks that what is counted while things change is what a count from scratch gives.
@@ -404,7 +427,7 @@ impl Replica {
         assert_eq!(self.bytes, self.entries.iter().map(size).sum::<usize>());
         let arrivals = self.entries.iter().map(|(key, entry)| (entry.arrival, key.clone()));
         assert_eq!(self.arrivals, arrivals.collect());
-        assert!(self.entries.values().all(|entry| covers(&self.vector, entry.stamp.dot)));
+        assert!(self.entries.values().all(|entry| self.vector.covers(entry.stamp.dot)));
     }
 
     #[cfg(test)]
@@ -451,30 +474,6 @@ pub(crate) fn retired_upto(node: NodeId, value: &[u8]) -> Option<Dot> {
     let (life, seq) = value.split_at_checked(8)?;
     let incarnation = Incarnation(u64::from_be_bytes(life.try_into().ok()?));
     Some(Dot { origin: Origin { node, incarnation }, seq: u64::from_be_bytes(seq.try_into().ok()?) })
-}
-
-/// Returns whether a vector covers a write.
-pub(crate) fn covers(vector: &VersionVector, dot: Dot) -> bool {
-    vector.get(&dot.origin).is_some_and(|seq| *seq >= dot.seq)
-}
-
-/// Returns whether one vector covers all that another does.
-pub(crate) fn covers_all(vector: &VersionVector, other: &VersionVector) -> bool {
-    other.iter().all(|(origin, seq)| vector.get(origin).is_some_and(|covered| covered >= seq))
-}
-
-/// Returns the part of a vector that another does not cover.
-pub(crate) fn beyond(vector: &VersionVector, other: &VersionVector) -> VersionVector {
-    let is_new = |(origin, seq): &(&Origin, &u64)| other.get(origin).is_none_or(|covered| covered < seq);
-    vector.iter().filter(is_new).map(|(origin, seq)| (*origin, *seq)).collect()
-}
-
-/// Makes a vector cover what another covers too.
-pub(crate) fn join(vector: &mut VersionVector, other: &VersionVector) {
-    for (origin, seq) in other {
-        let covered = vector.entry(*origin).or_insert(0);
-        *covered = (*covered).max(*seq);
-    }
 }
 
 /// Returns the paths at and above a content path, root first.
@@ -527,8 +526,7 @@ mod tests {
             replica.merge(key, stamp, Some(Bytes::from_static(b"1")), 0, &mut changes);
             replica.cover_own(dot);
         }
-        let end =
-            BatchEnd { vector: VersionVector::from([(own, 2)]), floor: VersionVector::new(), answer: false };
+        let end = End { vector: VersionVector::from([(own, 2)]).into(), ..End::default() };
         replica.reset_to(own, &[], &end, &mut changes);
         assert!(replica.get(&mine).is_some());
         assert!(replica.get(&shared).is_none());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_model::link::{BatchEnd, LinkMessage, reject};
+use mesh_model::link::{LinkMessage, reject};
 use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 
 use super::held::Held;
@@ -12,6 +12,7 @@ use super::{Claim, Link, State};
 use crate::best::Distance;
 use crate::causal::Told;
 use crate::node::Node;
+use crate::vector::End;
 use crate::{Notice, Output};
 
 /// The one version of the mesh protocol so far.
@@ -59,8 +60,8 @@ impl Node {
             refused: false,
             answers: false,
             held: Held::default(),
-            sent_end: BatchEnd::default(),
-            heard_end: BatchEnd::default(),
+            sent_end: End::default(),
+            heard_end: End::default(),
             early: Vec::new(),
             said: Told::default(),
         };
@@ -311,9 +312,11 @@ impl Node {
         }
         self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
         let awaits_another = self.awaits_another(link);
-        let (vector, floor) = (self.replica.vector().clone(), self.replica.floor().clone());
+        self.share_many();
+        let end = self.replica.end();
+        let (vector, floor) = (end.vector.whole(), end.floor.whole());
         if let Some(known) = self.links.get_mut(&link) {
-            known.sent_end = BatchEnd { vector: vector.clone(), floor: floor.clone(), answer: false };
+            known.sent_end = end;
         }
         let (domain, hash) = (self.settings.domain, self.replica.hash());
         let message = LinkMessage::DomainOpen { domain, vector, floor, hash, awaits_another };

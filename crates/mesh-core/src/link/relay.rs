@@ -204,9 +204,7 @@ impl Node {
     pub(super) fn show_relayed(&mut self) {
         let covered = |link: &Link| {
             let awaits = link.via.and_then(|via| via.awaits);
-            awaits.is_some_and(|awaits| {
-                self.replica.vector().get(&link.origin()).copied().unwrap_or(0) >= awaits
-            })
+            awaits.is_some_and(|awaits| self.replica.vector().upto(&link.origin()) >= awaits)
         };
         let waiting = self.links.iter().filter(|(_, link)| link.state == State::Up && covered(link));
         let waiting: Vec<(LinkId, NodeId)> = waiting

@@ -11,7 +11,8 @@ use crate::content::{Step, Write};
 use crate::key::{self, ContextKey, Subject};
 use crate::node::Node;
 use crate::registry::RemoteNode;
-use crate::replica::{Changes, beyond, covers, covers_all, join};
+use crate::replica::Changes;
+use crate::vector::{End, UNSHARED_MAX, Vector};
 use crate::{Notice, Output};
 
 /// Bytes of batches that may be on their way over one link before more are made.
@@ -73,7 +74,9 @@ impl Node {
             via.awaits = Some(written);
             return self.show_relayed();
         }
-        go_on(&mut known.heard_end, &BatchEnd { vector: vector.clone(), floor, answer: false });
+        let mut vector = Vector::from(vector);
+        vector.share(self.replica.vector());
+        known.heard_end = End { vector: vector.clone(), floor: floor.into(), answer: false };
         known.vector = Some(vector.clone());
         known.cursor = 0;
         known.dirty = true;
@@ -107,14 +110,14 @@ impl Node {
 
     /// Equal vectors mean equal replicas. If not, something is wrong with this program: it is counted,
     /// and everything is sent again, which brings the two together whatever the cause was.
-    pub(super) fn compare(&mut self, link: LinkId, vector: &VersionVector, hash: u64) {
+    pub(super) fn compare(&mut self, link: LinkId, vector: &Vector, hash: u64) {
         if vector != self.replica.vector() || hash == self.replica.hash() {
             return;
         }
         self.divergences += 1;
         let count = self.divergences;
         let Some(known) = self.links.get_mut(&link) else { return };
-        known.vector = Some(VersionVector::new());
+        known.vector = Some(Vector::default());
         known.cursor = 0;
         known.dirty = true;
         let node = known.peer;
@@ -152,9 +155,9 @@ impl Node {
         let Some(covered) = &mut known.vector else { return };
         // Tombstones that the other side has not seen are gone here: only a snapshot, which replaces what
         // it has, can tell it. This node may have learnt of that itself by a snapshot just now.
-        let reset = !covers_all(covered, self.replica.floor());
+        let reset = !self.replica.knows_the_forgotten(covered);
         if reset {
-            covered.clear();
+            *covered = Vector::default();
             known.cursor = 0;
         }
         let entries = match known.cursor {
@@ -163,18 +166,15 @@ impl Node {
         };
         // Even if nothing is sent: a node that only listens must not look through all it has each time.
         known.cursor = self.replica.cursor();
-        let vector = self.replica.vector().clone();
-        if entries.is_empty() && !even_if_empty && covers_all(covered, &vector) {
+        let vector = self.replica.vector();
+        if entries.is_empty() && !even_if_empty && covered.covers_all(vector) {
             return;
         }
-        join(covered, &vector);
-        known.restraint.sent(&vector);
+        covered.join(vector);
+        known.restraint.sent(vector);
         let answer = std::mem::take(&mut known.answers);
-        let said = std::mem::replace(
-            &mut known.sent_end,
-            BatchEnd { vector, floor: self.replica.floor().clone(), answer },
-        );
-        let end = since(&said, &known.sent_end);
+        let said = std::mem::replace(&mut known.sent_end, End { answer, ..self.replica.end() });
+        let end = known.sent_end.since(&said);
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
         let mut bytes = 0;
         for entry in entries {
@@ -230,13 +230,13 @@ impl Node {
         known.stage.extend(entries);
         let Some(end) = end else { return };
         // Whatever becomes of the batch, the next one goes on from what this one says.
-        go_on(&mut known.heard_end, &end);
+        known.heard_end.go_on(&end, self.replica.vector());
         let end = known.heard_end.clone();
         self.whole_batch(link, &end);
         self.batch_came(link, &end.vector);
     }
 
-    fn whole_batch(&mut self, link: LinkId, end: &BatchEnd) {
+    fn whole_batch(&mut self, link: LinkId, end: &End) {
         let Some(known) = self.links.get_mut(&link) else { return };
         let stage = std::mem::take(&mut known.stage);
         known.stage_bytes = 0;
@@ -248,7 +248,7 @@ impl Node {
             return self.close_link(link, reject::PROTOCOL, &why);
         }
         let Some(known) = self.links.get_mut(&link) else { return };
-        let behind = !covers_all(&end.vector, self.replica.floor());
+        let behind = !self.replica.knows_the_forgotten(&end.vector);
         let shared = stage.iter().any(|entry| key::owner(&entry.key).is_none());
         let goes_on = known.refused && !end.answer;
         known.refused = !reset && (goes_on || behind && shared);
@@ -258,7 +258,7 @@ impl Node {
             // not in there. What it sends before that goes on from what was refused, even if it has caught
             // up over another link meanwhile.
             if !goes_on {
-                (known.vector, known.cursor, known.dirty) = (Some(VersionVector::new()), 0, true);
+                (known.vector, known.cursor, known.dirty) = (Some(Vector::default()), 0, true);
             }
             return;
         }
@@ -268,13 +268,13 @@ impl Node {
                 (*covered, known.cursor) = (Some(end.vector.clone()), 0);
                 known.answers = true;
             }
-            Some(covered) => join(covered, &end.vector),
+            Some(covered) => covered.join(&end.vector),
             None => {}
         }
         let origin = known.origin();
         let peer = known.peer;
         // Of what this node wrote, what the batch brings may come of as much as its sender had covered.
-        let covered = end.vector.get(&self.origin()).copied().unwrap_or(0);
+        let covered = end.vector.upto(&self.origin());
         self.comes_of(covered);
         self.take_batch(peer, stage, end, reset);
         self.node_said(origin, 0, &end.vector);
@@ -335,8 +335,8 @@ impl Node {
 
     /// Notes what a node has covered, by its own word or another's. It counts once this node has covered
     /// it too: then every write of that node which this one lacks was made after it knew of all these.
-    pub(super) fn node_said(&mut self, origin: Origin, age_ms: u64, vector: &VersionVector) {
-        let covered = covers_all(self.replica.vector(), vector);
+    pub(super) fn node_said(&mut self, origin: Origin, age_ms: u64, vector: &Vector) {
+        let covered = self.replica.vector().covers_all(vector);
         let at = Tick(self.now.tick.0.saturating_sub(age_ms.saturating_mul(1000)));
         let Some(known) = self.nodes.get_mut(&origin.node) else { return };
         if known.said_in > origin.incarnation {
@@ -344,11 +344,11 @@ impl Node {
         }
         if known.said_in < origin.incarnation {
             known.said_in = origin.incarnation;
-            known.said = VersionVector::new();
+            known.said = Vector::default();
         }
         known.heard_at = known.heard_at.max(at);
         if covered {
-            join(&mut known.said, vector);
+            known.said.join(vector);
         }
     }
 
@@ -378,11 +378,36 @@ impl Node {
         if self.awaited().any(|(_, node)| node.said_in < node.incarnation) {
             return;
         }
-        let said: Vec<VersionVector> = self.awaited().map(|(_, node)| node.said.clone()).collect();
+        let said: Vec<Vector> = self.awaited().map(|(_, node)| node.said.clone()).collect();
         self.replica.drop_tombstones(said.iter(), before);
     }
 
+    /// Has all that is known of what others have covered share what it has in common with this node's own vector.
+    fn share_vectors(&mut self) {
+        self.replica.put_aside();
+        let own = self.replica.vector();
+        for link in self.links.values_mut() {
+            let heard = &mut link.heard_end;
+            heard.floor.put_aside(|_| true);
+            let vectors = [&mut heard.vector, &mut link.sent_end.vector].into_iter();
+            for vector in vectors.chain(&mut link.vector).chain(link.restraint.vectors()) {
+                vector.share(own);
+            }
+        }
+        for node in self.nodes.values_mut() {
+            node.said.share(own);
+        }
+    }
+
+    /// The same between two digests, if there is much to share.
+    pub(super) fn share_many(&mut self) {
+        if self.replica.vector().unshared().len() > UNSHARED_MAX {
+            self.share_vectors();
+        }
+    }
+
     pub(crate) fn send_digests(&mut self) {
+        self.share_vectors();
         let opened = self.links.iter().filter(|(_, link)| link.vector.is_some());
         let opened: Vec<LinkId> = opened.map(|(id, _)| *id).collect();
         for link in opened {
@@ -392,13 +417,12 @@ impl Node {
             let heard = self.awaited().filter(|(id, _)| Some(*id) != peer).map(|(id, node)| Heard {
                 origin: Origin { node: id, incarnation: node.said_in },
                 age_ms: self.now.tick.since(node.heard_at) / 1000,
-                vector: lowered(self.replica.vector(), &node.said),
+                vector: self.replica.vector().lowered(&node.said),
             });
             let heard = heard.collect();
             let Some(known) = self.links.get_mut(&link) else { continue };
-            let said = &mut known.sent_end.vector;
-            let vector = beyond(self.replica.vector(), said);
-            join(said, &vector);
+            let vector = self.replica.vector().beyond(&known.sent_end.vector);
+            known.sent_end.vector.clone_from(self.replica.vector());
             let (domain, hash) = (self.settings.domain, self.replica.hash());
             let message = LinkMessage::Digest { domain, vector, hash, heard };
             self.emit(Output::Link { link, lane: Lane::Replication, message });
@@ -408,14 +432,14 @@ impl Node {
     /// Takes a neighbour's word of what it has covered, and others.
     pub(super) fn digest(&mut self, link: LinkId, news: &VersionVector, hash: u64, heard: &[Heard]) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        join(&mut known.heard_end.vector, news);
+        known.heard_end.vector.learn(news, self.replica.vector());
         let (origin, vector) = (known.origin(), known.heard_end.vector.clone());
         // A node that has nothing to send says only here what it has covered since.
         self.node_said(origin, 0, &vector);
         // Nobody has more to tell than of each node once.
         for other in heard.iter().take(self.nodes.len() + 1) {
             if self.nodes.contains_key(&other.origin.node) {
-                self.node_said(other.origin, other.age_ms, &lower(vector.clone(), &other.vector));
+                self.node_said(other.origin, other.age_ms, &vector.clone().lower(&other.vector));
             }
         }
         self.compare(link, &vector, hash);
@@ -425,24 +449,24 @@ impl Node {
     ///
     /// If the sender has not seen all tombstones that were dropped here, what it brings and this node
     /// covers and does not have is deleted and forgotten; the sender is about to forget it too.
-    fn take_batch(&mut self, peer: NodeId, mut entries: Vec<WireEntry>, end: &BatchEnd, reset: bool) {
+    fn take_batch(&mut self, peer: NodeId, mut entries: Vec<WireEntry>, end: &End, reset: bool) {
         let mut changes = Changes::default();
-        if !covers_all(&end.vector, self.replica.floor()) {
+        if !self.replica.knows_the_forgotten(&end.vector) {
             entries.retain(|entry| !self.replica.has_forgotten(&entry.key, entry.dot));
         }
         let before = (!reset).then(|| self.views_before(entries.iter().map(|entry| &entry.key)));
         let mut stale = BTreeSet::new();
         if reset {
             // Both sides may have forgotten removals that the other has missed.
-            if !covers_all(&end.vector, self.replica.floor()) {
-                let new = entries.iter().filter(|entry| !covers(self.replica.vector(), entry.dot));
+            if !self.replica.knows_the_forgotten(&end.vector) {
+                let new = entries.iter().filter(|entry| !self.replica.vector().covers(entry.dot));
                 stale.extend(new.filter_map(|entry| key::context(&entry.key)));
             }
             self.replica.reset_to(self.origin(), &entries, end, &mut changes);
             let unsent = self.replica.news_for(&end.vector);
             stale.extend(unsent.iter().filter_map(|entry| key::context(&entry.key)));
         }
-        let news = !covers_all(self.replica.vector(), &end.vector) || !entries.is_empty();
+        let news = !self.replica.vector().covers_all(&end.vector) || !entries.is_empty();
         let own = self.settings.node;
         let revived = self.revived_by(&entries);
         let mut returned_keys = Vec::new();
@@ -467,9 +491,12 @@ impl Node {
             let stamp = Stamp { hlc: entry.hlc, dot: entry.dot };
             self.replica.merge(&entry.key, stamp, entry.value, self.now.wall_ms, &mut changes);
         }
-        let mut vector = end.vector.clone();
-        vector.remove(&self.origin());
-        self.replica.cover(&vector, &mut changes);
+        let mut covered = end.vector.beyond(self.replica.vector());
+        covered.remove(&self.origin());
+        self.replica.cover(&covered, &mut changes);
+        if covered.len() > UNSHARED_MAX {
+            self.share_many();
+        }
         if !returned_keys.is_empty() {
             self.write(returned_keys);
         }
@@ -512,37 +539,4 @@ impl Node {
 /// Returns about how many bytes entries take.
 fn bytes_of(entries: &[WireEntry]) -> usize {
     entries.iter().map(|entry| entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len) + 64).sum()
-}
-
-/// Returns what the end of a batch says to one who knows that of the batch before.
-fn since(earlier: &BatchEnd, end: &BatchEnd) -> BatchEnd {
-    let vector = beyond(&end.vector, &earlier.vector);
-    BatchEnd { vector, floor: beyond(&end.floor, &earlier.floor), answer: end.answer }
-}
-
-/// Returns where a vector is lower than one that covers it, with 0 where it has nothing.
-fn lowered(of: &VersionVector, vector: &VersionVector) -> VersionVector {
-    let here = |(origin, seq): (&Origin, &u64)| {
-        let said = vector.get(origin).copied().unwrap_or(0);
-        (said < *seq).then_some((*origin, said))
-    };
-    of.iter().filter_map(here).collect()
-}
-
-/// Makes a vector what it is where it is lower.
-fn lower(mut vector: VersionVector, lowered: &VersionVector) -> VersionVector {
-    for (origin, seq) in lowered {
-        match seq {
-            0 => drop(vector.remove(origin)),
-            _ => drop(vector.insert(*origin, *seq)),
-        }
-    }
-    vector
-}
-
-/// Makes the end of a batch that of the next, which says what has changed.
-fn go_on(end: &mut BatchEnd, news: &BatchEnd) {
-    join(&mut end.vector, &news.vector);
-    join(&mut end.floor, &news.floor);
-    end.answer = news.answer;
 }

@@ -18,7 +18,7 @@ use mesh_model::{DomainId, Lane, LinkId, Origin, Tick, VersionVector};
 use super::{Link, State};
 use crate::Output;
 use crate::node::Node;
-use crate::replica::{beyond, covers_all, join};
+use crate::vector::Vector;
 
 /// How long a first batch is kept for a node that awaits another.
 const FIRST_MS: u64 = 1_000;
@@ -37,9 +37,9 @@ pub(super) struct Restraint {
     /// Whether the first batch of the other end is here.
     is_served: bool,
     /// Until when news is held back, and what this end had covered when that began.
-    held: Option<(Tick, VersionVector)>,
+    held: Option<(Tick, Vector)>,
     /// What this end has covered, as far as the other knows.
-    said: VersionVector,
+    said: Vector,
     /// When to say the rest.
     say_at: Option<Tick>,
 }
@@ -51,8 +51,13 @@ impl Restraint {
         [self.kept_until, held, self.say_at].into_iter().flatten().min()
     }
 
+    /// Returns the vectors in here.
+    pub(super) fn vectors(&mut self) -> impl Iterator<Item = &mut Vector> {
+        self.held.iter_mut().map(|(_, vector)| vector).chain([&mut self.said])
+    }
+
     /// A batch has been sent, which says what this end has covered.
-    pub(super) fn sent(&mut self, vector: &VersionVector) {
+    pub(super) fn sent(&mut self, vector: &Vector) {
         self.held = None;
         self.say_at = None;
         self.said.clone_from(vector);
@@ -97,16 +102,15 @@ impl Node {
     }
 
     /// A whole batch has come, whatever became of it.
-    pub(super) fn batch_came(&mut self, link: LinkId, vector: &VersionVector) {
+    pub(super) fn batch_came(&mut self, link: LinkId, vector: &Vector) {
         if let Some(known) = self.links.get_mut(&link) {
             known.restraint.is_served = true;
-            join(&mut known.restraint.said, vector);
+            known.restraint.said.join(vector);
         }
         if self.settings.relay {
             let at = self.now.tick.plus_millis(HAVE_MS);
             for known in self.links.values_mut().filter(|known| known.vector.is_some()) {
-                if known.restraint.say_at.is_none()
-                    && !covers_all(&known.restraint.said, self.replica.vector())
+                if known.restraint.say_at.is_none() && !known.restraint.said.covers_all(self.replica.vector())
                 {
                     known.restraint.say_at = Some(at);
                 }
@@ -134,7 +138,7 @@ impl Node {
         let Some(known) = self.links.get_mut(&link) else { return };
         known.restraint.say_at = None;
         let said = std::mem::replace(&mut known.restraint.said, self.replica.vector().clone());
-        let vector = beyond(self.replica.vector(), &said);
+        let vector = self.replica.vector().beyond(&said);
         // In the lane of `DomainOpen`, which must not come after it.
         let message = LinkMessage::Have { domain: self.settings.domain, vector };
         self.emit(Output::Link { link, lane: Lane::Control, message });
@@ -148,7 +152,7 @@ impl Node {
         let Some(known) = self.links.get_mut(&link) else { return };
         // Where a batch was refused all is sent anew, whatever the other end has by now.
         if let Some(covered) = known.vector.as_mut().filter(|_| !known.refused) {
-            join(covered, vector);
+            covered.learn(vector, self.replica.vector());
         }
         known.dirty |= known.restraint.held.is_some();
         if known.restraint.kept_until.take().is_some() {
@@ -172,16 +176,15 @@ impl Node {
         let Some(covered) = &known.vector else { return false };
         let held = known.restraint.held.as_ref();
         let is_due = held.filter(|(until, _)| *until <= self.now.tick);
-        if is_due.is_some_and(|(_, vector)| !covers_all(covered, vector)) {
+        if is_due.is_some_and(|(_, vector)| !covered.covers_all(vector)) {
             return false;
         }
         let begun = held.filter(|(until, _)| *until > self.now.tick).cloned();
         let (own, vector) = (self.origin(), self.replica.vector());
-        let is_new = |origin, seq: &u64| covered.get(origin).is_none_or(|covered| covered < seq);
-        let mut news = vector.iter().filter(|(origin, seq)| is_new(origin, seq)).peekable();
-        let holds = vector.get(&own).is_none_or(|seq| !is_new(&own, seq))
-            && news.peek().is_some()
-            && news.all(|(origin, _)| self.hear_each_other(known, *origin));
+        let news = vector.beyond(covered);
+        let holds = !news.is_empty()
+            && !news.contains_key(&own)
+            && news.keys().all(|origin| self.hear_each_other(known, *origin));
         let held =
             holds.then(|| begun.unwrap_or_else(|| (self.now.tick.plus_millis(REPAIR_MS), vector.clone())));
         if let Some(known) = self.links.get_mut(&link) {

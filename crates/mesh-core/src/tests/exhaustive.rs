@@ -9,12 +9,12 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_model::{Lane, LinkId, LinkMessage, LinkPeer, Now, Stamp, Tick, VersionVector};
+use mesh_model::{Lane, LinkId, LinkMessage, LinkPeer, Now, Stamp, Tick};
 use stateright::{Checker, Model, Property};
 
 use super::mesh::settings;
 use crate::content::Write;
-use crate::replica::covers;
+use crate::vector::Vector;
 use crate::{Input, Node, Output};
 
 const NODES: usize = 3;
@@ -75,7 +75,7 @@ struct Logged {
     stamp: Stamp,
     parts: Vec<Write>,
     /// What the node covered that wrote.
-    known: VersionVector,
+    known: Vector,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +277,7 @@ impl Trio {
 
     /// Returns what a node covers of all that was written to a key.
     fn covered<'a>(&'a self, node: usize, key: &'a Bytes) -> impl Iterator<Item = (&'a Logged, &'a Write)> {
-        let log = self.log.iter().filter(move |w| covers(self.nodes[node].replica.vector(), w.stamp.dot));
+        let log = self.log.iter().filter(move |w| self.nodes[node].replica.vector().covers(w.stamp.dot));
         log.flat_map(move |w| {
             w.parts.iter().filter(move |part| part.key == *key).map(move |part| (&**w, part))
         })
@@ -300,7 +300,7 @@ fn equal_vectors_mean_equal_states(_: &Plan, trio: &Trio) -> bool {
 /// Whoever covers a write has it, or one that is newer. So it is lost only with the last that covers it.
 fn what_is_covered_is_there(_: &Plan, trio: &Trio) -> bool {
     (0..NODES).all(|node| {
-        trio.log.iter().filter(|w| covers(trio.nodes[node].replica.vector(), w.stamp.dot)).all(|w| {
+        trio.log.iter().filter(|w| trio.nodes[node].replica.vector().covers(w.stamp.dot)).all(|w| {
             w.parts.iter().filter(|part| part.value.is_some()).all(|part| {
                 let entry = trio.nodes[node].replica.get(&part.key);
                 entry.is_some_and(|entry| entry.value == part.value)
@@ -323,7 +323,7 @@ fn nothing_removed_comes_back(plan: &Plan, trio: &Trio) -> bool {
                 return false;
             };
             trio.covered(node, key).filter(|(newer, _)| newer.stamp > shown.stamp).all(|(newer, part)| {
-                plan.forgets() && part.value.is_none() && !covers(&newer.known, shown.stamp.dot)
+                plan.forgets() && part.value.is_none() && !newer.known.covers(shown.stamp.dot)
             })
         })
     })
@@ -434,7 +434,7 @@ impl Hash for Trio {
                 }
             }
         }
-        let written: Vec<(Stamp, &VersionVector)> = self.log.iter().map(|w| (w.stamp, &w.known)).collect();
+        let written: Vec<(Stamp, &Vector)> = self.log.iter().map(|w| (w.stamp, &w.known)).collect();
         (self.now.tick, &self.up, written, self.written, &self.left, self.gave_up).hash(into);
     }
 }

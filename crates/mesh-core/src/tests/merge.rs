@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mesh_model::link::{BatchEnd, WireEntry};
+use mesh_model::link::WireEntry;
 use mesh_model::{Dot, Hlc, Incarnation, Json, Key as Segment, Kind, NodeId, Origin, Stamp, Text};
 
 use crate::content::{self, Delta, Step, Write};
 use crate::key::{self, ContextKey, Subject, UserKey};
-use crate::replica::{Changes, Replica, covers, covers_all};
+use crate::replica::{Changes, Replica};
+use crate::vector::Vector;
 
 type Path = Vec<Vec<u8>>;
 
@@ -262,13 +263,13 @@ impl Side {
 
     /// Takes a batch of another side as a link does; its entries come in any order and may repeat.
     fn pull(&mut self, from: &Self, random: &mut impl FnMut(usize) -> usize) {
-        let reset = !covers_all(self.replica.vector(), from.replica.floor());
-        let nothing = BTreeMap::new();
+        let reset = !from.replica.knows_the_forgotten(self.replica.vector());
+        let nothing = Vector::default();
         let mut news = from.replica.news_for(if reset { &nothing } else { self.replica.vector() });
         if !reset && random(4) == 0 {
             news.extend(from.replica.news_for(&nothing).into_iter().step_by(3));
         }
-        if !covers_all(from.replica.vector(), self.replica.floor()) {
+        if !self.replica.knows_the_forgotten(from.replica.vector()) {
             news.retain(|entry| !self.replica.has_forgotten(&entry.key, entry.dot));
         }
         for at in (1..news.len()).rev() {
@@ -278,8 +279,7 @@ impl Side {
         let whole = reset || news.iter().any(|entry| entry.key == root());
         let before = content::before(&self.replica, &root(), names.iter());
         let mut changes = Changes::default();
-        let (vector, floor) = (from.replica.vector().clone(), from.replica.floor().clone());
-        let end = BatchEnd { vector, floor, answer: false };
+        let end = from.replica.end();
         if reset {
             self.replica.reset_to(self.origin, &news, &end, &mut changes);
         }
@@ -288,7 +288,7 @@ impl Side {
             let stamp = Stamp { hlc: entry.hlc, dot: entry.dot };
             self.replica.merge(&entry.key, stamp, entry.value, self.hlc, &mut changes);
         }
-        self.replica.cover(&end.vector, &mut changes);
+        self.replica.cover(&end.vector.beyond(self.replica.vector()), &mut changes);
         let delta = content::delta_for(&self.replica, &root(), (!whole).then_some(&before));
         match delta {
             Some(delta) => self.client.apply(&delta),
@@ -299,7 +299,7 @@ impl Side {
 
     fn check(&self, log: &[&Logged]) {
         let mut model = Model::default();
-        for logged in log.iter().filter(|logged| covers(self.replica.vector(), logged.dot)) {
+        for logged in log.iter().filter(|logged| self.replica.vector().covers(logged.dot)) {
             let stamp = Stamp { hlc: logged.hlc, dot: logged.dot };
             for write in &logged.step {
                 let Some(Subject::Path { path, mark, .. }) = key::parse(&write.key) else { panic!() };
@@ -322,7 +322,7 @@ fn top(entry: &WireEntry) -> Option<Segment> {
 }
 
 /// A linear congruential generator: small failures first, and the same ones each time.
-fn generator(seed: u64) -> impl FnMut(usize) -> usize {
+pub(crate) fn generator(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1405_7b7e_f767_814f;
     move |below| {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
