@@ -32,7 +32,7 @@ use crate::key::UserKey;
 use crate::node::Node;
 use crate::party::Party;
 use crate::session::parse_restriction;
-use crate::vector::{End, Vector};
+use crate::vector::Vector;
 
 /// A link to another node.
 #[derive(Clone, Debug)]
@@ -77,11 +77,10 @@ pub(crate) struct Link {
     refused: bool,
     /// Whether the next batch is the answer to a snapshot.
     answers: bool,
-    /// The ends of the last batch that was sent and of the last that came, both whole, and at first what this
-    /// and the other end opened with: what follows says only what has changed. Vectors only grow, and the lane
-    /// keeps its order.
-    sent_end: End,
-    heard_end: End,
+    /// What this end has said of its vector, and what it has heard of the other's. Messages say only what has
+    /// changed: vectors only grow, and the lane keeps its order.
+    said_vector: Vector,
+    heard_vector: Vector,
     /// What has come in the lane of batches before the other end's `DomainOpen`, which it goes on from.
     early: Vec<LinkMessage>,
     /// What each end has covered of the other's writes, as said before sessions' traffic.
@@ -106,8 +105,7 @@ impl Link {
         let stage: Vec<_> = self.stage.iter().map(|entry| (&entry.key, entry.dot)).collect();
         (self.state == State::Up, self.incarnation, &self.vector, self.cursor == 0).hash(into);
         (self.dirty, stage, self.stage_reset, self.refused, self.answers).hash(into);
-        (&self.sent_end.vector, &self.heard_end.vector).hash(into);
-        (&self.sent_end.floor, &self.heard_end.floor).hash(into);
+        (&self.said_vector, &self.heard_vector).hash(into);
         format!("{:?}", self.early).hash(into);
         self.restraint.mixed().hash(into);
         replica.arrived_since(self.cursor).for_each(|key| key.hash(into));
@@ -115,7 +113,7 @@ impl Link {
 
     /// Returns how many components the vectors of this link keep for themselves at most.
     pub(crate) fn unshared_max(&mut self) -> usize {
-        let ends = [&mut self.sent_end.vector, &mut self.heard_end.vector].into_iter();
+        let ends = [&mut self.said_vector, &mut self.heard_vector].into_iter();
         let all = ends.chain(&mut self.vector).chain(self.restraint.vectors());
         all.map(|vector| vector.unshared().len()).max().unwrap_or(0)
     }
@@ -193,8 +191,8 @@ impl Node {
                 }
                 self.end_streams_with(peer);
             }
-            LinkMessage::DomainOpen { domain, vector, floor, hash, awaits_another } => {
-                self.domain_opened(link, domain, vector, floor, hash, awaits_another);
+            LinkMessage::DomainOpen { domain, vector, hash, awaits_another } => {
+                self.domain_opened(link, domain, vector, hash, awaits_another);
             }
             message @ (LinkMessage::Batch { .. } | LinkMessage::Why { .. } | LinkMessage::Digest { .. })
                 if known.vector.is_none() =>

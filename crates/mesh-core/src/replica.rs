@@ -73,14 +73,8 @@ impl Replica {
         &self.vector
     }
 
-    #[cfg(test)]
     pub(crate) const fn floor(&self) -> &Vector {
         &self.floor
-    }
-
-    /// Returns what the end of a batch says of this replica.
-    pub(crate) fn end(&self) -> End {
-        End { vector: self.vector.clone(), floor: self.floor.clone(), answer: false }
     }
 
     pub(crate) const fn hash(&self) -> u64 {
@@ -415,7 +409,7 @@ impl Replica {
             self.drop_entry(&key);
             changes.keys.push(key);
         }
-        self.floor.join(&end.floor);
+        self.floor.raise_all(&end.floor);
     }
 
     /// Checks that what is counted while things change is what a count from scratch gives.

@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use mesh_model::link::BatchEnd;
 use mesh_model::{Dot, Incarnation, NodeId, Origin, VersionVector};
 
 /// How many components a vector may keep for itself, or a message bring, before they are shared at once and not with
@@ -24,11 +23,12 @@ pub(crate) struct Vector {
     own: VersionVector,
 }
 
-/// The end of a batch, whole: what it and those before it on the link have said.
+/// The end of a batch: with it, this is what its sender has covered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct End {
     pub(crate) vector: Vector,
-    pub(crate) floor: Vector,
+    /// See [`BatchEnd`](mesh_model::link::BatchEnd).
+    pub(crate) floor: VersionVector,
     pub(crate) answer: bool,
 }
 
@@ -68,7 +68,7 @@ impl Vector {
         }
     }
 
-    fn raise_all(&mut self, news: &VersionVector) {
+    pub(crate) fn raise_all(&mut self, news: &VersionVector) {
         for (origin, seq) in news {
             self.raise(*origin, *seq);
         }
@@ -201,30 +201,6 @@ impl Eq for Vector {}
 impl std::hash::Hash for Vector {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.whole().hash(state);
-    }
-}
-
-impl From<&BatchEnd> for End {
-    fn from(end: &BatchEnd) -> Self {
-        Self { vector: end.vector.clone().into(), floor: end.floor.clone().into(), answer: end.answer }
-    }
-}
-
-impl End {
-    /// Returns what this end of a batch says to one who knows that of the batch before.
-    pub(crate) fn since(&self, earlier: &Self) -> BatchEnd {
-        BatchEnd {
-            vector: self.vector.beyond(&earlier.vector),
-            floor: self.floor.beyond(&earlier.floor),
-            answer: self.answer,
-        }
-    }
-
-    /// Makes the end of a batch that of the next, which says what has changed.
-    pub(crate) fn go_on(&mut self, news: &BatchEnd, like: &Vector) {
-        self.vector.learn(&news.vector, like);
-        self.floor.raise_all(&news.floor);
-        self.answer = news.answer;
     }
 }
 

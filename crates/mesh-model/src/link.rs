@@ -37,13 +37,12 @@ pub struct Heard {
 
 /// The end of a batch: what the receiver has covered once it has taken it.
 ///
-/// On its way it has of both vectors only what has changed since the end of the batch before it on the same link,
-/// or since the `DomainOpen` of its sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchEnd {
-    /// The sender's vector.
+    /// What has changed of the sender's vector since it last said so on the same link: in the end of a batch, in a
+    /// digest, or in its `DomainOpen`.
     pub vector: VersionVector,
-    /// The writes whose tombstones the sender has dropped.
+    /// The writes whose tombstones the sender has dropped; in the end of a reset only, and whole.
     pub floor: VersionVector,
     /// Whether it has all that the last snapshot of the receiver does not cover, whatever became of the
     /// batches before it.
@@ -88,13 +87,7 @@ pub enum LinkMessage {
 
     /// Opens a domain: what this node has covered of it. If it says so, the answer is to wait for a `Have`:
     /// another node is about to bring what this one may lack, too.
-    DomainOpen {
-        domain: DomainId,
-        vector: VersionVector,
-        floor: VersionVector,
-        hash: u64,
-        awaits_another: bool,
-    },
+    DomainOpen { domain: DomainId, vector: VersionVector, hash: u64, awaits_another: bool },
     /// A part of a batch; with `end` it is the last one and the whole takes effect.
     Batch { domain: DomainId, entries: Vec<WireEntry>, end: Option<BatchEnd>, reset: bool },
     /// What this node has covered by now, though it did not come from the receiver.

@@ -114,7 +114,6 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             LinkMessage::DomainOpen {
                 domain: fields.must(b'd', Reader::domain)?,
                 vector: fields.or_default(b'v', Reader::vector)?,
-                floor: fields.or_default(b'f', Reader::vector)?,
                 hash: fields.must(b'h', Reader::uint)?,
                 awaits_another: fields.or_default(b'w', Reader::flag)?,
             }

@@ -50,12 +50,11 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out = frame(message::GOAWAY);
             out.said(b't', reason);
         }
-        LinkMessage::DomainOpen { domain, vector, floor, hash, awaits_another } => {
-            out = with(message::DOMAIN_OPEN, (vector.len() + floor.len()) * ORIGIN_BYTES);
+        LinkMessage::DomainOpen { domain, vector, hash, awaits_another } => {
+            out = with(message::DOMAIN_OPEN, vector.len() * ORIGIN_BYTES);
             out.bin(b'd', &domain.0);
             out.uint(b'h', *hash);
             out.vector(b'v', vector);
-            out.vector(b'f', floor);
             out.flag(b'w', *awaits_another);
         }
         LinkMessage::Have { domain, vector } => {

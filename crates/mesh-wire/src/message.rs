@@ -42,7 +42,7 @@ pub const PONG: u64 = 0x05;
 /// \[`t` text: reason\].
 pub const GOAWAY: u64 = 0x06;
 
-/// `d` domain, `h` hash, \[`v` vector, `f` vector: floor, `w` 1: awaits another node's batch first\].
+/// `d` domain, `h` hash, \[`v` vector, `w` 1: awaits another node's batch first\].
 pub const DOMAIN_OPEN: u64 = 0x20;
 /// `d` domain, \[`o` origins, `e` entries, `v` vector, `f` vector: floor, `a` answer, `r` reset\].
 ///

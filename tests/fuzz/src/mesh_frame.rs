@@ -165,7 +165,6 @@ impl World {
         let open = LinkMessage::DomainOpen {
             domain: DOMAIN,
             vector: VersionVector::new(),
-            floor: VersionVector::new(),
             hash: 0,
             awaits_another: false,
         };
@@ -355,7 +354,6 @@ impl World {
             3 => LinkMessage::DomainOpen {
                 domain: domain(choices),
                 vector: vector(choices),
-                floor: vector(choices),
                 hash: number(choices),
                 awaits_another: choices.once_in(4),
             },

@@ -12,7 +12,7 @@ use super::{Claim, Link, State};
 use crate::best::Distance;
 use crate::causal::Told;
 use crate::node::Node;
-use crate::vector::End;
+use crate::vector::Vector;
 use crate::{Notice, Output};
 
 /// The one version of the mesh protocol so far.
@@ -60,8 +60,8 @@ impl Node {
             refused: false,
             answers: false,
             held: Held::default(),
-            sent_end: End::default(),
-            heard_end: End::default(),
+            said_vector: Vector::default(),
+            heard_vector: Vector::default(),
             early: Vec::new(),
             said: Told::default(),
         };
@@ -313,13 +313,12 @@ impl Node {
         self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
         let awaits_another = self.awaits_another(link);
         self.share_many();
-        let end = self.replica.end();
-        let (vector, floor) = (end.vector.whole(), end.floor.whole());
+        let vector = self.replica.vector().whole();
         if let Some(known) = self.links.get_mut(&link) {
-            known.sent_end = end;
+            known.said_vector.clone_from(self.replica.vector());
         }
         let (domain, hash) = (self.settings.domain, self.replica.hash());
-        let message = LinkMessage::DomainOpen { domain, vector, floor, hash, awaits_another };
+        let message = LinkMessage::DomainOpen { domain, vector, hash, awaits_another };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         // So that its distance is known when its applications are shown.
         self.ping(link);

@@ -61,7 +61,6 @@ impl Node {
         link: LinkId,
         domain: DomainId,
         vector: VersionVector,
-        floor: VersionVector,
         hash: u64,
         awaits_another: bool,
     ) {
@@ -76,7 +75,7 @@ impl Node {
         }
         let mut vector = Vector::from(vector);
         vector.share(self.replica.vector());
-        known.heard_end = End { vector: vector.clone(), floor: floor.into(), answer: false };
+        known.heard_vector = vector.clone();
         known.vector = Some(vector.clone());
         known.cursor = 0;
         known.dirty = true;
@@ -173,8 +172,10 @@ impl Node {
         covered.join(vector);
         known.restraint.sent(vector);
         let answer = std::mem::take(&mut known.answers);
-        let said = std::mem::replace(&mut known.sent_end, End { answer, ..self.replica.end() });
-        let end = known.sent_end.since(&said);
+        let news = vector.beyond(&known.said_vector);
+        known.said_vector.clone_from(vector);
+        let floor = if reset { self.replica.floor().whole() } else { VersionVector::new() };
+        let end = BatchEnd { vector: news, floor, answer };
         let mut parts: Vec<Vec<WireEntry>> = vec![Vec::new()];
         let mut bytes = 0;
         for entry in entries {
@@ -230,8 +231,8 @@ impl Node {
         known.stage.extend(entries);
         let Some(end) = end else { return };
         // Whatever becomes of the batch, the next one goes on from what this one says.
-        known.heard_end.go_on(&end, self.replica.vector());
-        let end = known.heard_end.clone();
+        known.heard_vector.learn(&end.vector, self.replica.vector());
+        let end = End { vector: known.heard_vector.clone(), floor: end.floor, answer: end.answer };
         self.whole_batch(link, &end);
         self.batch_came(link, &end.vector);
     }
@@ -387,9 +388,7 @@ impl Node {
         self.replica.put_aside();
         let own = self.replica.vector();
         for link in self.links.values_mut() {
-            let heard = &mut link.heard_end;
-            heard.floor.put_aside(|_| true);
-            let vectors = [&mut heard.vector, &mut link.sent_end.vector].into_iter();
+            let vectors = [&mut link.said_vector, &mut link.heard_vector].into_iter();
             for vector in vectors.chain(&mut link.vector).chain(link.restraint.vectors()) {
                 vector.share(own);
             }
@@ -421,8 +420,8 @@ impl Node {
             });
             let heard = heard.collect();
             let Some(known) = self.links.get_mut(&link) else { continue };
-            let vector = self.replica.vector().beyond(&known.sent_end.vector);
-            known.sent_end.vector.clone_from(self.replica.vector());
+            let vector = self.replica.vector().beyond(&known.said_vector);
+            known.said_vector.clone_from(self.replica.vector());
             let (domain, hash) = (self.settings.domain, self.replica.hash());
             let message = LinkMessage::Digest { domain, vector, hash, heard };
             self.emit(Output::Link { link, lane: Lane::Replication, message });
@@ -432,8 +431,8 @@ impl Node {
     /// Takes a neighbour's word of what it has covered, and others.
     pub(super) fn digest(&mut self, link: LinkId, news: &VersionVector, hash: u64, heard: &[Heard]) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        known.heard_end.vector.learn(news, self.replica.vector());
-        let (origin, vector) = (known.origin(), known.heard_end.vector.clone());
+        known.heard_vector.learn(news, self.replica.vector());
+        let (origin, vector) = (known.origin(), known.heard_vector.clone());
         // A node that has nothing to send says only here what it has covered since.
         self.node_said(origin, 0, &vector);
         // Nobody has more to tell than of each node once.

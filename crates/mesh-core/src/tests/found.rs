@@ -94,8 +94,8 @@ fn refused(limits: Limits, hlc: Hlc, values: usize) -> Vec<Notice> {
     let domain = super::mesh::settings(0, 1).domain;
     let entries = (1..=values).map(entry).collect();
     let batch = LinkMessage::Batch { domain, entries, end: Some(end), reset: false };
-    let (vector, floor) = (VersionVector::new(), VersionVector::new());
-    let open = LinkMessage::DomainOpen { domain, vector, floor, hash: 0, awaits_another: false };
+    let vector = VersionVector::new();
+    let open = LinkMessage::DomainOpen { domain, vector, hash: 0, awaits_another: false };
     for message in [hello, open, batch] {
         mesh.input(0, Input::Link { link, lane: Lane::Control, message });
     }

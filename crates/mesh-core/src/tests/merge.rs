@@ -14,7 +14,7 @@ use mesh_model::{Dot, Hlc, Incarnation, Json, Key as Segment, Kind, NodeId, Orig
 use crate::content::{self, Delta, Step, Write};
 use crate::key::{self, ContextKey, Subject, UserKey};
 use crate::replica::{Changes, Replica};
-use crate::vector::Vector;
+use crate::vector::{End, Vector};
 
 type Path = Vec<Vec<u8>>;
 
@@ -279,7 +279,8 @@ impl Side {
         let whole = reset || news.iter().any(|entry| entry.key == root());
         let before = content::before(&self.replica, &root(), names.iter());
         let mut changes = Changes::default();
-        let end = from.replica.end();
+        let (vector, floor) = (from.replica.vector().clone(), from.replica.floor().whole());
+        let end = End { vector, floor, answer: false };
         if reset {
             self.replica.reset_to(self.origin, &news, &end, &mut changes);
         }
