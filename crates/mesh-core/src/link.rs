@@ -81,12 +81,29 @@ pub(crate) struct Link {
     /// changed: vectors only grow, and the lane keeps its order.
     said_vector: Vector,
     heard_vector: Vector,
+    /// What each end has said of lives that are over when the link opened.
+    over: Over,
     /// What has come in the lane of batches before the other end's `DomainOpen`, which it goes on from.
     early: Vec<LinkMessage>,
     /// What each end has covered of the other's writes, as said before sessions' traffic.
     pub(crate) said: Told,
     /// Messages that wait for a write.
     held: Held,
+}
+
+/// What the two ends of a link have said of lives that are over, before they say what they have covered.
+#[derive(Clone, Debug, Default)]
+struct Over {
+    said: Vector,
+    said_hash: u64,
+    heard_hash: u64,
+}
+
+impl Over {
+    /// Returns what both have covered alike, if they have.
+    fn agreed(&self) -> Option<&Vector> {
+        (self.said_hash == self.heard_hash && self.said_hash != 0).then_some(&self.said)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,8 +208,8 @@ impl Node {
                 }
                 self.end_streams_with(peer);
             }
-            LinkMessage::DomainOpen { domain, vector, hash, awaits_another } => {
-                self.domain_opened(link, domain, vector, hash, awaits_another);
+            LinkMessage::DomainOpen { domain, vector, without_over, hash, awaits_another } => {
+                self.domain_opened(link, domain, vector, without_over, hash, awaits_another);
             }
             message @ (LinkMessage::Batch { .. } | LinkMessage::Why { .. } | LinkMessage::Digest { .. })
                 if known.vector.is_none() =>

@@ -74,6 +74,12 @@ impl Vector {
         }
     }
 
+    /// Returns this with what a message says.
+    pub(crate) fn raised(mut self, news: &VersionVector) -> Self {
+        self.raise_all(news);
+        self
+    }
+
     /// Covers what a message says; if that is much, shares it with a vector that may know it already.
     pub(crate) fn learn(&mut self, news: &VersionVector, like: &Self) {
         self.raise_all(news);
@@ -135,6 +141,16 @@ impl Vector {
         let last = Origin { node, incarnation: Incarnation(u64::MAX) };
         let newest = |part: &VersionVector| part.range(first..=last).next_back().map(|(o, _)| o.incarnation);
         newest(&self.own).max(newest(&self.shared))
+    }
+
+    /// Returns what may be shared of it, alone.
+    pub(crate) fn shared(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), own: VersionVector::new() }
+    }
+
+    /// Returns the component of one life, alone.
+    pub(crate) fn only(&self, origin: Origin) -> VersionVector {
+        self.get(&origin).map(|seq| (origin, seq)).into_iter().collect()
     }
 
     pub(crate) fn whole(&self) -> VersionVector {

@@ -73,9 +73,20 @@ pub enum LinkMessage {
         name: Text,
         wall_ms: u64,
         addresses: Vec<Text>,
+        /// A hash of what the sender has covered of lives that are over; 0 if of none. If both ends say the
+        /// same, neither repeats it in its `DomainOpen`.
+        over: u64,
     },
     /// The answer that opens the link; nothing else is sent before it.
-    Welcome { protocol: u16, incarnation: Incarnation, name: Text, wall_ms: u64, addresses: Vec<Text> },
+    Welcome {
+        protocol: u16,
+        incarnation: Incarnation,
+        name: Text,
+        wall_ms: u64,
+        addresses: Vec<Text>,
+        /// As in `Hello`.
+        over: u64,
+    },
     /// The answer that closes it.
     Reject { code: u16, text: Text },
     /// I am here. Answered, so that both sides know the time a trip takes.
@@ -87,7 +98,14 @@ pub enum LinkMessage {
 
     /// Opens a domain: what this node has covered of it. If it says so, the answer is to wait for a `Have`:
     /// another node is about to bring what this one may lack, too.
-    DomainOpen { domain: DomainId, vector: VersionVector, hash: u64, awaits_another: bool },
+    DomainOpen {
+        domain: DomainId,
+        vector: VersionVector,
+        /// Whether the vector is without what both ends have said with `over`.
+        without_over: bool,
+        hash: u64,
+        awaits_another: bool,
+    },
     /// A part of a batch; with `end` it is the last one and the whole takes effect.
     Batch { domain: DomainId, entries: Vec<WireEntry>, end: Option<BatchEnd>, reset: bool },
     /// What this node has covered by now, though it did not come from the receiver.

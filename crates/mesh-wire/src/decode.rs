@@ -75,6 +75,7 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
                 name: fields.must(b'n', Reader::text)?,
                 wall_ms: fields.or_default(b'w', Reader::uint)?,
                 addresses: fields.or_default(b'a', |reader| reader.list(Reader::text))?,
+                over: fields.or_default(b'o', Reader::uint)?,
             }
         }
         message::WELCOME => {
@@ -85,6 +86,7 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
                 name: fields.must(b'n', Reader::text)?,
                 wall_ms: fields.or_default(b'w', Reader::uint)?,
                 addresses: fields.or_default(b'a', |reader| reader.list(Reader::text))?,
+                over: fields.or_default(b'o', Reader::uint)?,
             }
         }
         message::REJECT => {
@@ -114,6 +116,7 @@ fn message(kind: u64, reader: Reader<'_>) -> Result<LinkMessage, WireError> {
             LinkMessage::DomainOpen {
                 domain: fields.must(b'd', Reader::domain)?,
                 vector: fields.or_default(b'v', Reader::vector)?,
+                without_over: fields.or_default(b'o', Reader::flag)?,
                 hash: fields.must(b'h', Reader::uint)?,
                 awaits_another: fields.or_default(b'w', Reader::flag)?,
             }

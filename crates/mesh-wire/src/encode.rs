@@ -20,16 +20,16 @@ pub fn encode(message: &LinkMessage) -> Bytes {
     let with = |kind, payload: usize| Frame::new(kind, HEAD_BYTES + payload);
     let mut out;
     match message {
-        LinkMessage::Hello { protocol_min, protocol_max, incarnation, name, wall_ms, addresses } => {
+        LinkMessage::Hello { protocol_min, protocol_max, incarnation, name, wall_ms, addresses, over } => {
             out = frame(message::HELLO);
             out.uint(b'l', u64::from(*protocol_min));
             out.uint(b'h', u64::from(*protocol_max));
-            out.greeting(incarnation.0, name, *wall_ms, addresses);
+            out.greeting(incarnation.0, name, *wall_ms, addresses, *over);
         }
-        LinkMessage::Welcome { protocol, incarnation, name, wall_ms, addresses } => {
+        LinkMessage::Welcome { protocol, incarnation, name, wall_ms, addresses, over } => {
             out = frame(message::WELCOME);
             out.uint(b'p', u64::from(*protocol));
-            out.greeting(incarnation.0, name, *wall_ms, addresses);
+            out.greeting(incarnation.0, name, *wall_ms, addresses, *over);
         }
         LinkMessage::Reject { code, text } => {
             out = frame(message::REJECT);
@@ -50,11 +50,12 @@ pub fn encode(message: &LinkMessage) -> Bytes {
             out = frame(message::GOAWAY);
             out.said(b't', reason);
         }
-        LinkMessage::DomainOpen { domain, vector, hash, awaits_another } => {
+        LinkMessage::DomainOpen { domain, vector, without_over, hash, awaits_another } => {
             out = with(message::DOMAIN_OPEN, vector.len() * ORIGIN_BYTES);
             out.bin(b'd', &domain.0);
             out.uint(b'h', *hash);
             out.vector(b'v', vector);
+            out.flag(b'o', *without_over);
             out.flag(b'w', *awaits_another);
         }
         LinkMessage::Have { domain, vector } => {
@@ -301,7 +302,7 @@ impl Frame {
         }
     }
 
-    fn greeting(&mut self, incarnation: u64, name: &Text, wall_ms: u64, addresses: &[Text]) {
+    fn greeting(&mut self, incarnation: u64, name: &Text, wall_ms: u64, addresses: &[Text], over: u64) {
         self.uint(b'i', incarnation);
         self.text(b'n', name);
         self.uint_if(b'w', wall_ms);
@@ -310,6 +311,7 @@ impl Frame {
             array(buffer, addresses.len());
             addresses.iter().for_each(|address| text(buffer, address));
         }
+        self.uint_if(b'o', over);
     }
 
     fn vector(&mut self, key: u8, vector: &VersionVector) {

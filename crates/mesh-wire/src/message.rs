@@ -29,9 +29,9 @@ pub(crate) const INSTANCE_BYTES: usize = 10;
 /// Deepest nesting of arrays and maps in a frame, the frame itself being level one.
 pub const DEPTH_MAX: usize = 16;
 
-/// `l` lowest protocol, `h` highest, `i` incarnation, `n` name, \[`w` wall clock ms, `a` texts: addresses\].
+/// `l` lowest protocol, `h` highest, `i` incarnation, `n` name, \[`w` wall clock ms, `a` texts: addresses, `o` hash\].
 pub const HELLO: u64 = 0x01;
-/// `p` protocol, `i` incarnation, `n` name, \[`w` wall clock ms, `a` texts: addresses\].
+/// `p` protocol, `i` incarnation, `n` name, \[`w` wall clock ms, `a` texts: addresses, `o` hash\].
 pub const WELCOME: u64 = 0x02;
 /// `c` code, \[`t` text\].
 pub const REJECT: u64 = 0x03;
@@ -42,7 +42,7 @@ pub const PONG: u64 = 0x05;
 /// \[`t` text: reason\].
 pub const GOAWAY: u64 = 0x06;
 
-/// `d` domain, `h` hash, \[`v` vector, `w` 1: awaits another node's batch first\].
+/// `d` domain, `h` hash, \[`v` vector, `o` 1: without the lives that are over, `w` 1: awaits another node's batch first\].
 pub const DOMAIN_OPEN: u64 = 0x20;
 /// `d` domain, \[`o` origins, `e` entries, `v` vector, `f` vector: floor, `a` answer, `r` reset\].
 ///

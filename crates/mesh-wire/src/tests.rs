@@ -112,6 +112,7 @@ fn examples() -> Vec<LinkMessage> {
             name: "knödel".into(),
             wall_ms: 1_700_000_000_000,
             addresses: vec!["10.0.0.1:4000".into(), Text::default()],
+            over: u64::MAX,
         },
         LinkMessage::Hello {
             protocol_min: 0,
@@ -120,6 +121,7 @@ fn examples() -> Vec<LinkMessage> {
             name: Text::default(),
             wall_ms: 0,
             addresses: vec![],
+            over: 0,
         },
         LinkMessage::Welcome {
             protocol: 1,
@@ -127,6 +129,7 @@ fn examples() -> Vec<LinkMessage> {
             name: "b".into(),
             wall_ms: 1,
             addresses: vec!["[::1]:4000".into()],
+            over: 1 << 40,
         },
         LinkMessage::Reject { code: 2, text: "another link serves".into() },
         LinkMessage::Reject { code: 0, text: Text::default() },
@@ -134,8 +137,20 @@ fn examples() -> Vec<LinkMessage> {
         LinkMessage::Pong { count: u64::MAX, sent: 1 << 33 },
         LinkMessage::Goaway { reason: "shutdown".into() },
         LinkMessage::Goaway { reason: Text::default() },
-        LinkMessage::DomainOpen { domain: DOMAIN, vector: vector(&[1, 2]), hash: 77, awaits_another: true },
-        LinkMessage::DomainOpen { domain: DOMAIN, vector: BTreeMap::new(), hash: 0, awaits_another: false },
+        LinkMessage::DomainOpen {
+            domain: DOMAIN,
+            vector: vector(&[1, 2]),
+            without_over: true,
+            hash: 77,
+            awaits_another: true,
+        },
+        LinkMessage::DomainOpen {
+            domain: DOMAIN,
+            vector: BTreeMap::new(),
+            without_over: false,
+            hash: 0,
+            awaits_another: false,
+        },
         LinkMessage::Have { domain: DOMAIN, vector: vector(&[1, 2]) },
         LinkMessage::Batch { domain: DOMAIN, entries: vec![], end: None, reset: false },
         LinkMessage::Batch {
@@ -339,23 +354,25 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
     let addresses = move || vec(text(), 0..20);
 
     let control = prop_oneof![
-        (any::<u16>(), any::<u16>(), life(), text(), number(), addresses()).prop_map(
-            |(protocol_min, protocol_max, incarnation, name, wall_ms, addresses)| LinkMessage::Hello {
+        (any::<u16>(), any::<u16>(), life(), text(), number(), addresses(), number()).prop_map(
+            |(protocol_min, protocol_max, incarnation, name, wall_ms, addresses, over)| LinkMessage::Hello {
                 protocol_min,
                 protocol_max,
                 incarnation,
                 name,
                 wall_ms,
                 addresses,
+                over,
             }
         ),
-        (any::<u16>(), life(), text(), number(), addresses()).prop_map(
-            |(protocol, incarnation, name, wall_ms, addresses)| LinkMessage::Welcome {
+        (any::<u16>(), life(), text(), number(), addresses(), number()).prop_map(
+            |(protocol, incarnation, name, wall_ms, addresses, over)| LinkMessage::Welcome {
                 protocol,
                 incarnation,
                 name,
                 wall_ms,
                 addresses,
+                over,
             }
         ),
         (any::<u16>(), text()).prop_map(|(code, text)| LinkMessage::Reject { code, text }),
@@ -364,9 +381,11 @@ fn any_message() -> impl Strategy<Value = LinkMessage> {
         text().prop_map(|reason| LinkMessage::Goaway { reason }),
     ];
     let replication = prop_oneof![
-        (domain(), vector(), number(), any::<bool>()).prop_map(|(domain, vector, hash, awaits_another)| {
-            LinkMessage::DomainOpen { domain, vector, hash, awaits_another }
-        }),
+        (domain(), vector(), any::<bool>(), number(), any::<bool>()).prop_map(
+            |(domain, vector, without_over, hash, awaits_another)| {
+                LinkMessage::DomainOpen { domain, vector, without_over, hash, awaits_another }
+            }
+        ),
         (domain(), vector()).prop_map(|(domain, vector)| LinkMessage::Have { domain, vector }),
         (domain(), vec(entry(), 0..40), option::of(end()), any::<bool>())
             .prop_map(|(domain, entries, end, reset)| LinkMessage::Batch { domain, entries, end, reset }),

@@ -151,6 +151,7 @@ impl World {
             name: "peer".into(),
             wall_ms: 0,
             addresses: Vec::new(),
+            over: 0,
         };
         let welcome = LinkMessage::Welcome {
             protocol: 1,
@@ -158,6 +159,7 @@ impl World {
             name: "peer".into(),
             wall_ms: 0,
             addresses: Vec::new(),
+            over: 0,
         };
         // Which of them opens the link depends on who dialled; the other would close it.
         let before = self.node.peers().len();
@@ -165,6 +167,7 @@ impl World {
         let open = LinkMessage::DomainOpen {
             domain: DOMAIN,
             vector: VersionVector::new(),
+            without_over: false,
             hash: 0,
             awaits_another: false,
         };
@@ -337,6 +340,7 @@ impl World {
                 name: "x".into(),
                 wall_ms: number(choices),
                 addresses: vec!["a:1".into()],
+                over: number(choices),
             },
             1 => LinkMessage::Welcome {
                 protocol: u16::from(choices.byte() % 3),
@@ -344,6 +348,7 @@ impl World {
                 name: "".into(),
                 wall_ms: number(choices),
                 addresses: Vec::new(),
+                over: 0,
             },
             2 => match choices.below(4) {
                 0 => LinkMessage::Reject { code: u16::from(choices.byte()), text: "no".into() },
@@ -354,6 +359,7 @@ impl World {
             3 => LinkMessage::DomainOpen {
                 domain: domain(choices),
                 vector: vector(choices),
+                without_over: choices.once_in(8),
                 hash: number(choices),
                 awaits_another: choices.once_in(4),
             },

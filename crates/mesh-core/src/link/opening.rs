@@ -8,10 +8,11 @@ use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
 use super::held::Held;
 use super::relay::Via;
 use super::restraint::Restraint;
-use super::{Claim, Link, State};
+use super::{Claim, Link, Over, State};
 use crate::best::Distance;
 use crate::causal::Told;
 use crate::node::Node;
+use crate::replica;
 use crate::vector::Vector;
 use crate::{Notice, Output};
 
@@ -62,6 +63,7 @@ impl Node {
             held: Held::default(),
             said_vector: Vector::default(),
             heard_vector: Vector::default(),
+            over: Over::default(),
             early: Vec::new(),
             said: Told::default(),
         };
@@ -86,6 +88,7 @@ impl Node {
                 name: self.settings.name.clone(),
                 wall_ms: self.now.wall_ms,
                 addresses: self.settings.addresses.clone(),
+                over: self.say_over(link),
             };
             self.emit(Output::Link { link, lane: Lane::Control, message });
         }
@@ -97,18 +100,21 @@ impl Node {
         known.heard = now;
         let (state, dialled, peer) = (known.state, known.dialled, known.peer);
         match (state, message) {
-            (State::Opening, LinkMessage::Hello { protocol_min, protocol_max, incarnation, name, .. })
-                if !dialled =>
-            {
+            (
+                State::Opening,
+                LinkMessage::Hello { protocol_min, protocol_max, incarnation, name, over, .. },
+            ) if !dialled => {
                 if !(protocol_min..=protocol_max).contains(&PROTOCOL) {
                     let text = format!(
                         "this node speaks mesh protocol {PROTOCOL}, the other {protocol_min} to {protocol_max}; update the older one"
                     );
                     return self.reject_link(link, reject::VERSION, &text);
                 }
+                known.over.heard_hash = over;
                 self.hello(link, peer, incarnation, name);
             }
-            (State::Opening, LinkMessage::Welcome { incarnation, name, .. }) if dialled => {
+            (State::Opening, LinkMessage::Welcome { incarnation, name, over, .. }) if dialled => {
+                known.over.heard_hash = over;
                 if self.known_life(peer).is_some_and(|known| known > incarnation) {
                     return self.close_link(link, reject::SUPERSEDED, NEWER_LIFE_THERE);
                 }
@@ -137,6 +143,17 @@ impl Node {
             }
             (State::Up, message) => self.message(link, lane, peer, message),
         }
+    }
+
+    /// Returns what to say of lives that are over, and notes it.
+    fn say_over(&mut self, link: LinkId) -> u64 {
+        self.share_many();
+        let said = self.replica.vector().shared();
+        let said_hash = replica::hash_of(&said);
+        if let Some(known) = self.links.get_mut(&link) {
+            (known.over.said, known.over.said_hash) = (said, said_hash);
+        }
+        said_hash
     }
 
     /// Decides whether a node that introduces itself is let in, and whether this link or another serves.
@@ -216,6 +233,7 @@ impl Node {
             name: self.settings.name.clone(),
             wall_ms: self.now.wall_ms,
             addresses: self.settings.addresses.clone(),
+            over: self.say_over(link),
         };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         self.link_up(link, peer, claim.incarnation, claim.name);
@@ -311,14 +329,18 @@ impl Node {
             self.end_streams_with(peer);
         }
         self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
-        let awaits_another = self.awaits_another(link);
-        self.share_many();
-        let vector = self.replica.vector().whole();
-        if let Some(known) = self.links.get_mut(&link) {
-            known.said_vector.clone_from(self.replica.vector());
-        }
+        let (awaits_another, origin) = (self.awaits_another(link), self.origin());
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let (own, agreed) = (self.replica.vector(), known.over.agreed());
+        let (vector, without_over) = match agreed {
+            // The other end only waits for what this node has written to come another way.
+            _ if known.via.is_some() => (own.only(origin), false),
+            Some(agreed) => (own.beyond(agreed), true),
+            None => (own.whole(), false),
+        };
+        known.said_vector.clone_from(own);
         let (domain, hash) = (self.settings.domain, self.replica.hash());
-        let message = LinkMessage::DomainOpen { domain, vector, hash, awaits_another };
+        let message = LinkMessage::DomainOpen { domain, vector, without_over, hash, awaits_another };
         self.emit(Output::Link { link, lane: Lane::Control, message });
         // So that its distance is known when its applications are shown.
         self.ping(link);

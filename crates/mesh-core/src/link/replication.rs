@@ -61,6 +61,7 @@ impl Node {
         link: LinkId,
         domain: DomainId,
         vector: VersionVector,
+        without_over: bool,
         hash: u64,
         awaits_another: bool,
     ) {
@@ -68,12 +69,19 @@ impl Node {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
         let Some(known) = self.links.get_mut(&link) else { return };
-        let written = vector.get(&known.origin()).copied().unwrap_or(0);
+        let mut vector = match (without_over, known.over.agreed()) {
+            (false, _) => Vector::from(vector),
+            (true, Some(agreed)) => agreed.clone().raised(&vector),
+            (true, None) => {
+                let why = "`DOMAIN_OPEN` leaves out lives of which the two nodes have not said the same";
+                return self.close_link(link, reject::PROTOCOL, why);
+            }
+        };
+        let written = vector.upto(&known.origin());
         if let Some(via) = &mut known.via {
             via.awaits = Some(written);
             return self.show_relayed();
         }
-        let mut vector = Vector::from(vector);
         vector.share(self.replica.vector());
         known.heard_vector = vector.clone();
         known.vector = Some(vector.clone());

@@ -81,6 +81,7 @@ fn refused(limits: Limits, hlc: Hlc, values: usize) -> Vec<Notice> {
         name: "broken".into(),
         wall_ms: 0,
         addresses: Vec::new(),
+        over: 0,
     };
     let origin = Origin { node, incarnation };
     let entry = |number: usize| WireEntry {
@@ -95,7 +96,8 @@ fn refused(limits: Limits, hlc: Hlc, values: usize) -> Vec<Notice> {
     let entries = (1..=values).map(entry).collect();
     let batch = LinkMessage::Batch { domain, entries, end: Some(end), reset: false };
     let vector = VersionVector::new();
-    let open = LinkMessage::DomainOpen { domain, vector, hash: 0, awaits_another: false };
+    let open =
+        LinkMessage::DomainOpen { domain, vector, without_over: false, hash: 0, awaits_another: false };
     for message in [hello, open, batch] {
         mesh.input(0, Input::Link { link, lane: Lane::Control, message });
     }

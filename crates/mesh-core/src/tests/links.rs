@@ -415,6 +415,7 @@ fn an_earlier_life_that_still_hears_is_told_that_it_is_a_copy() {
             name: "clone".into(),
             wall_ms: now.wall_ms,
             addresses: Vec::new(),
+            over: 0,
         };
         for input in
             [Input::LinkOpened { link, peer }, Input::Link { link, lane: Lane::Control, message: hello }]
@@ -440,6 +441,7 @@ fn a_node_notices_that_a_newer_life_of_it_is_known() {
         name: "other".into(),
         wall_ms: now.wall_ms,
         addresses: Vec::new(),
+        over: 0,
     };
     // Whether the words of an end are about this node, after these messages.
     let noticed = |messages: Vec<LinkMessage>, end: &str| {
