@@ -14,7 +14,7 @@ use crate::call::{Invocation, RemoteCall};
 use crate::causal::Causes;
 use crate::content::Step;
 use crate::context::SharedContext;
-use crate::key::{ContextKey, UserKey};
+use crate::key::{self, ContextKey, UserKey};
 use crate::link::Link;
 use crate::registry::{RemoteInstance, RemoteNode};
 use crate::replica::{Changes, Replica};
@@ -123,6 +123,8 @@ pub struct Node {
     local_seq: u64,
     pub(crate) hlc: Hlc,
     pub(crate) seq: u64,
+    /// The last write that had a registration or withdrew one.
+    pub(crate) registered: u64,
     pub(crate) causes: Causes,
     next_id: u64,
 
@@ -196,6 +198,7 @@ impl Node {
             local_seq: 0,
             hlc: Hlc::default(),
             seq: 0,
+            registered: 0,
             causes: Causes::default(),
             next_id: 0,
             sessions: BTreeMap::new(),
@@ -455,6 +458,9 @@ impl Node {
     pub(crate) fn write(&mut self, step: Step) {
         self.seq += 1;
         self.note_write();
+        if step.iter().any(|write| key::owner(&write.key).is_some()) {
+            self.registered = self.seq;
+        }
         let stamp = self.stamp(self.seq);
         apply(&mut self.replica, stamp, step, self.now.wall_ms);
         for link in self.links.values_mut() {

@@ -148,11 +148,6 @@ impl Vector {
         Self { shared: Arc::clone(&self.shared), own: VersionVector::new() }
     }
 
-    /// Returns the component of one life, alone.
-    pub(crate) fn only(&self, origin: Origin) -> VersionVector {
-        self.get(&origin).map(|seq| (origin, seq)).into_iter().collect()
-    }
-
     pub(crate) fn whole(&self) -> VersionVector {
         let mut whole = VersionVector::clone(&self.shared);
         whole.extend(self.own.iter().map(|(origin, seq)| (*origin, *seq)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_model::link::{LinkMessage, reject};
-use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text};
+use mesh_model::{Incarnation, Lane, LinkId, LinkPeer, NodeId, Text, VersionVector};
 
 use super::held::Held;
 use super::relay::Via;
@@ -329,12 +329,12 @@ impl Node {
             self.end_streams_with(peer);
         }
         self.cancel_all_of(peer, |origin| origin.incarnation < incarnation);
-        let (awaits_another, origin) = (self.awaits_another(link), self.origin());
+        let (awaits_another, registered) = (self.awaits_another(link), (self.origin(), self.registered));
         let Some(known) = self.links.get_mut(&link) else { return };
         let (own, agreed) = (self.replica.vector(), known.over.agreed());
         let (vector, without_over) = match agreed {
-            // The other end only waits for what this node has written to come another way.
-            _ if known.via.is_some() => (own.only(origin), false),
+            // The other end only waits for what is registered here to come another way.
+            _ if known.via.is_some() => (VersionVector::from([registered]), false),
             Some(agreed) => (own.beyond(agreed), true),
             None => (own.whole(), false),
         };

@@ -1,7 +1,7 @@
 //! Three nodes of which two have no link: the third relays for them.
 
 use mesh_model::link::{Carried, LinkMessage, reject};
-use mesh_model::{Command, Event, Json, Lane, LinkId, Text};
+use mesh_model::{Command, Event, Json, Lane, Lifetime, LinkId, Text};
 
 use super::mesh::{App, Mesh, json, settings};
 use crate::{Input, Node, Output};
@@ -100,6 +100,29 @@ fn apps_of_nodes_without_a_link_see_and_call_each_other() {
     }
     triangle.mesh.wait_ms(10_000);
     assert_eq!(triangle.linked(), [true, true]);
+    triangle.mesh.assert_equal();
+}
+
+/// What is registered on a node suffices to show its apps: a context that takes long does not hide them.
+#[test]
+fn a_relayed_link_waits_for_registrations_only() {
+    let mut triangle = Triangle::new();
+    triangle.mesh.hold = Some(|message| matches!(message, LinkMessage::Batch { .. }));
+    triangle.mesh.create(triangle.far, "large", "{\"a\":1}", Lifetime::Retained);
+    triangle.mesh.wait_ms(1_100);
+    assert_eq!(triangle.linked(), [true, true]);
+    let seen = triangle.mesh.take(triangle.near, |event| match event {
+        Event::InstanceAdded { instance, .. } => Some(instance.clone()),
+        _ => None,
+    });
+    assert_eq!(seen, [triangle.far_instance.clone()]);
+    triangle.call();
+    let [invocation] = triangle.runs()[..] else { panic!("it runs once") };
+    triangle.mesh.hold = None;
+    triangle.mesh.release();
+    triangle.answer(invocation);
+    assert_eq!(triangle.ends(), ["ok"]);
+    triangle.mesh.wait_ms(2_000);
     triangle.mesh.assert_equal();
 }
 
