@@ -81,7 +81,7 @@ pub(crate) struct Link {
     /// changed: vectors only grow, and the lane keeps its order.
     said_vector: Vector,
     heard_vector: Vector,
-    /// What each end has said of lives that are over when the link opened.
+    /// What each end has said of lives that are over, until both have opened the domain.
     over: Over,
     /// What has come in the lane of batches before the other end's `DomainOpen`, which it goes on from.
     early: Vec<LinkMessage>,
@@ -122,7 +122,7 @@ impl Link {
         let stage: Vec<_> = self.stage.iter().map(|entry| (&entry.key, entry.dot)).collect();
         (self.state == State::Up, self.incarnation, &self.vector, self.cursor == 0).hash(into);
         (self.dirty, stage, self.stage_reset, self.refused, self.answers).hash(into);
-        (&self.said_vector, &self.heard_vector).hash(into);
+        (&self.said_vector, &self.heard_vector, self.over.said_hash, self.over.heard_hash).hash(into);
         format!("{:?}", self.early).hash(into);
         self.restraint.mixed().hash(into);
         replica.arrived_since(self.cursor).for_each(|key| key.hash(into));

@@ -69,7 +69,9 @@ impl Node {
             return self.close_link(link, reject::PROTOCOL, "that domain is not this node's");
         }
         let Some(known) = self.links.get_mut(&link) else { return };
-        let mut vector = match (without_over, known.over.agreed()) {
+        // Both ends have opened now, and need it no more.
+        let over = std::mem::take(&mut known.over);
+        let mut vector = match (without_over, over.agreed()) {
             (false, _) => Vector::from(vector),
             (true, Some(agreed)) => agreed.clone().raised(&vector),
             (true, None) => {
